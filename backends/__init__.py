@@ -1,0 +1,1 @@
+"""The engines. Each imports backends.base and its SDK, never the bridge."""

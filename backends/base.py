@@ -1,0 +1,187 @@
+"""The contract between the bridge and an engine: audio iterator in, result iterator out.
+
+An engine is one class with one generator. There are two kinds, and the bridge gives both the same face:
+
+- `AsyncBackend.recognize(config, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]`
+- `BlockingBackend.recognize(config, audio: Iterator[bytes]) -> Iterator[Result]`, run on a bounded thread pool.
+
+What a stream may rely on, and what it owes:
+
+- `audio` yields PCM16 little-endian mono at `config.sample_rate`, in chunks of any whole number of samples.
+- The end of the iterator is the end of the audio. The engine then yields what is left, final, and returns;
+  a return means "every word of what I was given has been finalized".
+- `FLUSH`, the empty chunk, means "finalize what you have, the stream goes on". Only engines that declare
+  `Capabilities.flush` ever see it, and they answer it with a final that reaches up to that point, with
+  empty text where nothing was said. For the others the bridge ends the stream there and opens the next.
+- A partial replaces the partial before it. A final closes its stretch of time and is never taken back:
+  the bridge forgets the audio up to `Result.end`, so `end` must not lie behind a word still to come.
+- A final with empty text says that its stretch holds no speech. An engine that hears its own endpoints
+  sends one every few seconds of silence, so that the bridge need not keep that audio for a replay.
+- A partial with empty text says that speech has begun at `start`, before its words are known.
+- Closing the generator (`aclose()`, `close()`) or cancelling the task ends the stream at once; engines
+  release what the stream held in `finally`.
+- Anything raised to the bridge is a `BackendError`. No SDK's exception leaves its engine's file.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+FLUSH: Final = b""
+"""The mark in the audio that asks for a final of everything so far. Test for it with `if not chunk`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecognitionConfig:
+    """What one backend stream is asked for.
+
+    `language` is a BCP 47 tag. `phrases` are words or short phrases that are likely to be said. `start` is
+    the session time, in seconds, of the stream's first sample and `attempt` counts the streams that the
+    session opened before this one: both are 0 unless the session re-opened its backend. Result times are
+    seconds from the stream's own first sample all the same.
+    """
+
+    sample_rate: int = 16_000
+    language: str = "en-US"
+    partials: bool = True
+    words: bool = True
+    phrases: tuple[str, ...] = ()
+    session_id: str = ""
+    start: float = 0.0
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One recognized word; times in seconds from the stream's first sample, confidence 0 to 1."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float | None = None
+    speaker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A hypothesis for the stretch of audio from `start` to `end` (seconds from the stream's first sample).
+
+    `stability` (0 to 1, partials only) says how likely the text is to stay, `confidence` (0 to 1, finals
+    only) how likely it is to be right; None where the engine cannot say.
+    """
+
+    text: str
+    is_final: bool
+    start: float
+    end: float
+    words: tuple[Word, ...] = ()
+    stability: float | None = None
+    confidence: float | None = None
+    language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do, as data: the bridge reads this and never asks which engine it holds.
+
+    `languages` are BCP 47 tags, empty for "any"; `sample_rates` in Hz, the preferred one first;
+    `max_stream_seconds` is the longest audio that one stream takes (None: no limit); `max_streams` is how many
+    streams the loaded engine carries at once in real time (None: no limit of its own).
+    """
+
+    partials: bool = True
+    word_times: bool = False
+    confidences: bool = False
+    phrases: bool = False
+    flush: bool = False
+    languages: tuple[str, ...] = ()
+    sample_rates: tuple[int, ...] = (16_000,)
+    max_stream_seconds: float | None = None
+    max_streams: int | None = None
+
+
+class Fault(enum.Enum):
+    """Who has to act for an error to go away."""
+
+    CLIENT = "client"
+    """The request: another language, another format."""
+    OPERATOR = "operator"
+    """The installation: a package, a model, a key."""
+    ENGINE = "engine"
+    """The engine itself: it broke, is overloaded or unreachable."""
+
+
+class BackendError(Exception):
+    """The one exception that leaves an engine.
+
+    `code` is a short, stable name (`unavailable`, `overloaded`, `rejected`, `failed`, `not_installed`,
+    `stream_limit`, …), `retryable` says that another stream, opened with the same configuration, may do
+    better: the session then opens one and replays what no final has covered.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "failed", fault: Fault = Fault.ENGINE, retryable: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.fault = fault
+        self.retryable = retryable
+
+
+class Backend(ABC):
+    """What both kinds of engine share. Subclass `AsyncBackend` or `BlockingBackend`.
+
+    `Options` is a frozen dataclass whose fields become settings: field `model` of the engine `whisper` is read
+    from `STT_WHISPER_MODEL`, checked against the field's type, and handed to the constructor. A field's
+    `metadata["help"]` is its line in the documentation, `metadata["secret"]` keeps its value out of messages.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[Any] | None] = None
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = options
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """Known before `load`, except for what only the loaded engine can tell."""
+
+
+class AsyncBackend(Backend):
+    """An engine that works on the event loop."""
+
+    async def load(self) -> None:
+        """Load models and check credentials, once, before the server says that it is ready."""
+
+    async def close(self) -> None:
+        """Release everything; no stream is open any more."""
+
+    @abstractmethod
+    def recognize(self, config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        """Recognize one stream. An asynchronous generator; see the module's text for the duties."""
+
+
+class BlockingBackend(Backend):
+    """An engine that blocks: the bridge runs each stream on a thread of a bounded pool.
+
+    `audio` blocks until there is audio and raises `StreamCancelled` when the session is gone: let it pass.
+    """
+
+    def load(self) -> None:
+        """Load models and check credentials, once, before the server says that it is ready."""
+
+    def close(self) -> None:
+        """Release everything; no stream is open any more."""
+
+    @abstractmethod
+    def recognize(self, config: RecognitionConfig, audio: Iterator[bytes]) -> Iterator[Result]:
+        """Recognize one stream. A generator; see the module's text for the duties."""
+
+
+class StreamCancelled(Exception):  # noqa: N818 - an end like asyncio's CancelledError, not an error
+    """Raised out of a blocking engine's audio iterator when nobody wants its results any more."""

@@ -1,0 +1,1 @@
+"""What the command stt-bridge does, one file per subcommand."""

@@ -1,0 +1,85 @@
+"""Every code that a client can see: what it means, whose fault it is, and how each transport says it.
+
+One table serves the WebSocket protocols, HTTP and the documentation (docs/protocol.md is tested against it).
+WebSocket close codes in the range 4000 to 4999 are this server's own: 4000 + the HTTP status where one fits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Fault = Literal["client", "server", "engine", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCode:
+    """One row: the name on the wire, how sockets and HTTP express it, and what a client should do.
+
+    `close` is the WebSocket close code sent when the error ends the connection, `status` the HTTP status of the
+    same refusal; `fatal` errors end the session, the others cost only the message that caused them;
+    `retryable` means that the same request may succeed later.
+    """
+
+    name: str
+    close: int
+    status: int
+    fault: Fault
+    fatal: bool
+    retryable: bool
+    meaning: str
+
+
+_ROWS: Final = (
+    # What a client's message did wrong. Not fatal: the message is ignored and nothing else is hurt.
+    ErrorCode("bad_message", 4400, 400, "client", False, False, "The message is not what the protocol describes."),
+    ErrorCode("unknown_type", 4400, 400, "client", False, False, "The message has a `type` unknown to this server."),
+    ErrorCode("bad_order", 4409, 409, "client", False, False, "The message is not allowed at this point."),
+    ErrorCode("bad_audio", 4422, 422, "client", False, False, "The audio of this message cannot be decoded."),
+    # What ends a session, or refuses it.
+    ErrorCode("too_many_errors", 4429, 429, "client", True, False, "The connection sent too many bad messages."),
+    ErrorCode("bad_start", 4400, 400, "client", True, False, "A field of `start` is missing or has a bad value."),
+    ErrorCode("unsupported_audio", 4415, 415, "client", True, False, "The audio format is not supported."),
+    ErrorCode("unsupported_language", 4400, 400, "client", True, False, "The backend does not know the language."),
+    ErrorCode("start_timeout", 4408, 408, "client", True, True, "No `start` came in time."),
+    ErrorCode("idle_timeout", 4408, 408, "client", True, True, "Neither audio nor a message came in time."),
+    ErrorCode("session_too_long", 4413, 413, "client", True, True, "The session reached its longest duration."),
+    ErrorCode("message_too_large", 1009, 413, "client", True, False, "A message is larger than allowed."),
+    ErrorCode("slow_receiver", 4414, 408, "client", True, True, "The client did not read its events in time."),
+    ErrorCode("unauthorized", 4401, 401, "client", True, False, "The API key is missing or wrong."),
+    ErrorCode("forbidden_origin", 4403, 403, "client", True, False, "This web origin may not connect."),
+    ErrorCode("not_found", 4404, 404, "client", True, False, "There is nothing at this address."),
+    ErrorCode("at_capacity", 1013, 503, "server", True, True, "The server carries as much as it can; try again later."),
+    ErrorCode("not_ready", 1013, 503, "server", True, True, "The backend is still loading."),
+    ErrorCode("shutting_down", 1001, 503, "server", True, True, "The server is stopping; connect again."),
+    ErrorCode("backend_rejected", 4400, 400, "client", True, False, "The backend refuses this request."),
+    ErrorCode("backend_failed", 1011, 502, "engine", True, True, "The backend broke, and re-opening it did not help."),
+    ErrorCode("backend_stalled", 1011, 504, "engine", True, True, "The backend stopped answering."),
+    ErrorCode("internal", 1011, 500, "server", True, True, "A fault in this server; its log has the details."),
+    # How a session ends well.
+    ErrorCode("stopped", 1000, 200, "none", True, False, "The client stopped, and every word was finalized."),
+)
+
+ERRORS: Final = {row.name: row for row in _ROWS}
+"""Every code by its name."""
+
+
+class BridgeError(Exception):
+    """Anything that a client is told as an error. `code` is a name in `ERRORS`, the text is for people.
+
+    The text may name fields and values of the client's own message; it never holds a key or a transcript.
+    """
+
+    def __init__(self, code: str, message: str | None = None) -> None:
+        self.row = ERRORS[code]
+        super().__init__(message or self.row.meaning)
+
+    @property
+    def code(self) -> str:
+        """The name on the wire."""
+        return self.row.name
+
+    @property
+    def fatal(self) -> bool:
+        """Whether it ends the session."""
+        return self.row.fatal

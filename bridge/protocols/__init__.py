@@ -1,0 +1,1 @@
+"""One sans-I/O codec per wire protocol."""

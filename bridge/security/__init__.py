@@ -1,0 +1,1 @@
+"""Who may connect, and how much of anything one may use."""

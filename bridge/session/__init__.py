@@ -1,0 +1,1 @@
+"""One recognition session: timeline, replay buffer, engine, hub."""

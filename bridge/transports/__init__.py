@@ -1,0 +1,1 @@
+"""Moves frames between a socket, a codec and a session."""
