@@ -1,0 +1,353 @@
+"""The native protocol of `/v1/stream`, sans I/O: messages in, client events out, and back.
+
+Every message is described by a type below; docs/protocol.md is tested against them. The caller feeds each WebSocket
+message to `receive_text` or `receive_bytes` in order and sends what `encode` returns as a text message. Both receive
+methods raise `BridgeError` for a message that is refused; unless the error is fatal the codec goes on as if the
+message had never been sent.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from bridge.audio.formats import AudioFormat
+from bridge.errors import BridgeError
+from bridge.protocols import events
+from bridge.protocols.events import Audio, ClientEvent, Flush, ServerEvent, Start, Stop
+
+VERSION: Final = 1
+MAX_PHRASES: Final = 500
+MAX_PHRASE_CHARS: Final = 100
+
+Phrase = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PHRASE_CHARS)]
+
+
+class StartMessage(msgspec.Struct, tag="start", frozen=True):
+    """Opens the session. Every field has a default."""
+
+    encoding: Annotated[str, msgspec.Meta(max_length=40)] = "pcm_s16le"
+    sample_rate: int = 16_000
+    channels: int = 1
+    language: Annotated[str, msgspec.Meta(min_length=1, max_length=35)] | None = None
+    partials: bool = True
+    words: bool = True
+    phrases: Annotated[tuple[Phrase, ...], msgspec.Meta(max_length=MAX_PHRASES)] = ()
+
+    def event(self) -> Start:
+        """The message as the session understands it."""
+        return Start(
+            audio=AudioFormat.parse(self.encoding, self.sample_rate, self.channels),
+            language=self.language,
+            partials=self.partials,
+            words=self.words,
+            phrases=self.phrases,
+        )
+
+
+class AudioMessage(msgspec.Struct, tag="audio", frozen=True):
+    """Audio as base64, for clients that cannot send binary messages."""
+
+    data: str
+
+
+class FlushMessage(msgspec.Struct, tag="flush", frozen=True):
+    """Finalize what was said so far; the session goes on."""
+
+
+class StopMessage(msgspec.Struct, tag="stop", frozen=True):
+    """No more audio: finalize every word, then close."""
+
+
+class LegacyAudioMessage(msgspec.Struct, frozen=True):
+    """What the earliest Android clients send: no `start`, no `type`; results carry the `audio_id` back."""
+
+    content: str
+    audio_id: str | int | None = None
+
+
+ClientMessage = StartMessage | AudioMessage | FlushMessage | StopMessage
+
+
+class WordObject(msgspec.Struct, omit_defaults=True, frozen=True):
+    """One word of a result."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float | None = None
+    speaker: str | None = None
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What this server allows a session."""
+
+    session_seconds: float
+    idle_seconds: float
+    message_bytes: int
+
+
+class ReadyMessage(msgspec.Struct, tag="ready", frozen=True):
+    """The session is open; audio sent before this message is not lost."""
+
+    protocol: int
+    session_id: str
+    backend: str
+    language: str
+    encoding: str
+    sample_rate: int
+    channels: int
+    partials: bool
+    limits: Limits
+
+
+class SpeechStartedMessage(msgspec.Struct, tag="speech_started", frozen=True):
+    """Speech was heard."""
+
+    seq: int
+    start: float
+
+
+class PartialMessage(msgspec.Struct, tag="partial", omit_defaults=True, frozen=True):
+    """The hypothesis so far; replaced by the next partial or final."""
+
+    text: str
+    start: float
+    end: float
+    stability: float | None = None
+    words: tuple[WordObject, ...] = ()
+    audio_id: str | int | None = None
+
+
+class FinalMessage(msgspec.Struct, tag="final", omit_defaults=True, frozen=True):
+    """The text of record for a stretch of time."""
+
+    seq: int
+    text: str
+    start: float
+    end: float
+    words: tuple[WordObject, ...] = ()
+    confidence: float | None = None
+    language: str | None = None
+    audio_id: str | int | None = None
+
+
+class AckMessage(msgspec.Struct, tag="ack", frozen=True):
+    """How far the bridge has come, in sample frames at the client's rate."""
+
+    received: int
+    finalized: int
+
+
+class WarningMessage(msgspec.Struct, tag="warning", frozen=True):
+    """Something the client's developer should know; the session goes on."""
+
+    seq: int
+    code: str
+    message: str
+
+
+class ErrorMessage(msgspec.Struct, tag="error", omit_defaults=True, frozen=True):
+    """A refusal or a failure; `closed` follows when it is fatal."""
+
+    code: str
+    message: str
+    fatal: bool
+    retryable: bool
+    seq: int | None = None
+
+
+class ClosedMessage(msgspec.Struct, tag="closed", frozen=True):
+    """The last message."""
+
+    seq: int
+    code: str
+    received: int
+    finalized: int
+    duration: float
+
+
+ServerMessage = (
+    ReadyMessage
+    | SpeechStartedMessage
+    | PartialMessage
+    | FinalMessage
+    | AckMessage
+    | WarningMessage
+    | ErrorMessage
+    | ClosedMessage
+)
+
+State = Literal["connected", "streaming", "stopped"]
+Kind = Literal["start", "audio", "flush", "stop"]
+
+# Which message is allowed when, and what state follows. What is not here is `bad_order`.
+TRANSITIONS: Final[Mapping[tuple[State, Kind], State]] = {
+    ("connected", "start"): "streaming",
+    ("streaming", "audio"): "streaming",
+    ("streaming", "flush"): "streaming",
+    ("streaming", "stop"): "stopped",
+}
+
+_ORDER_HELP: Final[Mapping[State, str]] = {
+    "connected": "send `start` first",
+    "streaming": "the session has started already",
+    "stopped": "the session was stopped; nothing may follow `stop`",
+}
+
+_decode_client: Final = msgspec.json.Decoder(ClientMessage)
+_decode_legacy: Final = msgspec.json.Decoder(LegacyAudioMessage)
+_encoder: Final = msgspec.json.Encoder()
+
+
+class NativeCodec:
+    """One connection's codec. `query` is the request's query string, decoded: it may stand for `start`."""
+
+    name: Final = "native"
+
+    def __init__(self, query: Mapping[str, str] | None = None) -> None:
+        self._state: State = "connected"
+        self._audio_id: str | int | None = None
+        self._query = {k: v for k, v in (query or {}).items() if k in StartMessage.__struct_fields__}
+
+    def opening(self) -> Start | None:
+        """The session's `Start` if the query string holds one; to be asked once, before any message.
+
+        Raises:
+            BridgeError: `bad_start` or `unsupported_audio`.
+        """
+        if not self._query:
+            return None
+        fields: dict[str, Any] = dict(self._query)
+        if "phrases" in fields:
+            fields["phrases"] = [p.strip() for p in fields["phrases"].split(",") if p.strip()]
+        try:
+            message = msgspec.convert(fields | {"type": "start"}, StartMessage, strict=False)
+        except msgspec.ValidationError as exc:
+            raise BridgeError("bad_start", f"query string: {exc}") from None
+        self._enter("start")
+        return message.event()
+
+    def receive_bytes(self, data: bytes) -> ClientEvent:
+        """A binary message: audio in the declared format."""
+        if self._state != "streaming":
+            self._enter("audio")
+        return Audio(data)
+
+    def receive_text(self, text: str) -> list[ClientEvent]:
+        """A text message. More than one event where the message implies a `start`.
+
+        Raises:
+            BridgeError: any of the codes of docs/protocol.md, section "Errors".
+        """
+        try:
+            message = _decode_client.decode(text)
+        except msgspec.ValidationError as exc:
+            return self._receive_untyped(text, exc)
+        except (msgspec.DecodeError, RecursionError) as exc:
+            raise BridgeError("bad_message", f"not JSON that can be read: {_short(exc)}") from None
+        match message:
+            case AudioMessage():
+                self._enter("audio")
+                return [Audio(_base64(message.data))]
+            case StartMessage():
+                self._enter("start")
+                return [message.event()]
+            case FlushMessage():
+                self._enter("flush")
+                return [Flush()]
+            case StopMessage():
+                self._enter("stop")
+                return [Stop()]
+
+    def _receive_untyped(self, text: str, cause: msgspec.ValidationError) -> list[ClientEvent]:
+        """A message that is none of the protocol's: the legacy shape, or a mistake to be named."""
+        reason = _short(cause)
+        if reason.endswith("`$.type`"):
+            raise BridgeError("unknown_type", reason) from None
+        if "`type`" in reason:
+            try:
+                legacy = _decode_legacy.decode(text)
+            except msgspec.ValidationError:
+                raise BridgeError("bad_message", reason) from None
+            started: list[ClientEvent] = []
+            if self._state == "connected":
+                self._enter("start")
+                started.append(Start())
+            self._enter("audio")
+            self._audio_id = legacy.audio_id
+            return [*started, Audio(_base64(legacy.content))]
+        if self._state == "connected" and '"start"' in text[:200]:
+            raise BridgeError("bad_start", reason) from None
+        raise BridgeError("bad_message", reason) from None
+
+    def _enter(self, kind: Kind) -> None:
+        following = TRANSITIONS.get((self._state, kind))
+        if following is None:
+            raise BridgeError("bad_order", f"`{kind}` is not allowed now: {_ORDER_HELP[self._state]}")
+        self._state = following
+
+    def encode(self, event: ServerEvent) -> str:
+        """The event as the text of one WebSocket message."""
+        return _encoder.encode(self._message(event)).decode()
+
+    def _message(self, event: ServerEvent) -> ServerMessage:
+        match event:
+            case events.Partial():
+                return PartialMessage(
+                    event.text, event.start, event.end, event.stability, _words(event.words), self._audio_id
+                )
+            case events.Final():
+                return FinalMessage(
+                    event.seq,
+                    event.text,
+                    event.start,
+                    event.end,
+                    _words(event.words),
+                    event.confidence,
+                    event.language,
+                    self._audio_id,
+                )
+            case events.Ack():
+                return AckMessage(event.received, event.finalized)
+            case events.SpeechStarted():
+                return SpeechStartedMessage(event.seq, event.start)
+            case events.Ready():
+                return ReadyMessage(
+                    protocol=VERSION,
+                    session_id=event.session_id,
+                    backend=event.backend,
+                    language=event.language,
+                    encoding=event.audio.encoding.value,
+                    sample_rate=event.audio.sample_rate,
+                    channels=event.audio.channels,
+                    partials=event.partials,
+                    limits=Limits(event.max_session_seconds, event.idle_seconds, event.max_message_bytes),
+                )
+            case events.Warning():
+                return WarningMessage(event.seq, event.code, event.message)
+            case events.Error():
+                return ErrorMessage(event.code, event.message, event.fatal, event.retryable, event.seq)
+            case events.Closed():
+                return ClosedMessage(event.seq, event.code, event.received, event.finalized, event.duration)
+
+
+def _words(words: tuple[events.Word, ...]) -> tuple[WordObject, ...]:
+    return tuple(WordObject(w.text, w.start, w.end, w.confidence, w.speaker) for w in words)
+
+
+def _base64(text: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise BridgeError("bad_audio", f"not base64: {_short(exc)}") from None
+
+
+def _short(exc: BaseException) -> str:
+    """The error's sentence, cut: it may quote the client."""
+    text = str(exc)
+    return text if len(text) <= 200 else text[:197] + "..."
