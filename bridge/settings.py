@@ -1,0 +1,204 @@
+"""Every setting, read once from the environment and `.env` into one frozen object.
+
+A field `max_sessions` is the variable `STT_MAX_SESSIONS`. Variables win over `.env`, an empty value counts as
+unset. The engines' own settings (`STT_<ENGINE>_<FIELD>`) are described by each engine's `Options` and read by
+`read_options` with the same rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
+
+import dotenv
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+PREFIX: Final = "STT_"
+
+
+class SettingsError(Exception):
+    """One sentence per bad variable: its name, what was given, what is allowed."""
+
+
+def _comma_separated(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
+Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
+
+_SECRET: Final = {"secret": True}
+
+
+class Settings(BaseModel):
+    """The server's settings. Durations are in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # What serves
+    backend: Annotated[str, Field(min_length=1)] = Field(
+        "pocketsphinx", description="The engine: a name that `stt-bridge backends` lists."
+    )
+    language: Annotated[str, Field(min_length=1, max_length=35)] = Field(
+        "en-US", description="Language (BCP 47) of sessions that name none."
+    )
+
+    # Where it listens
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs an API key.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")
+    tls_cert: Path | None = Field(None, description="Certificate chain (PEM) to serve https and wss.")
+    tls_key: Path | None = Field(None, description="Private key (PEM) of the certificate.")
+
+    # Who may connect
+    api_keys: CommaSeparated = Field(
+        (), description="Accepted API keys, separated by commas.", json_schema_extra=_SECRET
+    )
+    insecure: bool = Field(False, description="Allow a non-loopback address without an API key.")
+    allowed_origins: CommaSeparated = Field(
+        (), description="Web origins (https://app.example) that may connect without a key, separated by commas."
+    )
+
+    # Limits on clients
+    max_sessions: int = Field(2_000, ge=1, le=100_000, description="Sessions open at once.")
+    max_connections: int = Field(
+        8_192, ge=1, le=1_000_000, description="Connections open at once, HTTP included; more are refused."
+    )
+    max_session_seconds: Seconds = Field(14_400, description="Longest session.")
+    idle_seconds: Seconds = Field(60, description="A session without audio or a message for so long ends.")
+    start_seconds: Seconds = Field(10, description="Time a connection has to send `start`.")
+    max_message_bytes: int = Field(
+        1_048_576, ge=1_024, le=67_108_864, description="Largest WebSocket message."
+    )
+    max_bad_messages: int = Field(20, ge=1, le=10_000, description="Bad messages before a connection is closed.")
+    ping_seconds: Seconds = Field(30, description="Interval of WebSocket pings.")
+    ping_timeout_seconds: Seconds = Field(30, description="A peer that answers no ping for so long is dead.")
+    send_seconds: Seconds = Field(10, description="A receiver that takes no event for so long is disconnected.")
+    outbox_events: int = Field(
+        256, ge=8, le=65_536, description="Events waiting for one receiver before it is disconnected."
+    )
+
+    # The session
+    queue_seconds: Seconds = Field(
+        5, description="Audio waiting for the backend before the client is read more slowly."
+    )
+    replay_seconds: Seconds = Field(90, description="Audio without a final that is kept for a replay.")
+    ack_seconds: Seconds = Field(1, description="Shortest interval between two `ack` messages.")
+    stall_seconds: Seconds = Field(
+        30, description="A backend that leaves waiting audio untouched for so long has stalled."
+    )
+    reopen_attempts: int = Field(
+        8, ge=0, le=1_000, description="Backend streams opened in a row without progress before a session fails."
+    )
+    stop_seconds: Seconds = Field(120, description="Time to finalize what is left after `stop`.")
+    shutdown_seconds: Seconds = Field(10, description="Time for sessions to finish when the server stops.")
+    threads: int = Field(64, ge=1, le=4_096, description="Threads for backends that block: one per stream.")
+
+    # What operators see
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    log_format: Literal["json", "text"] = Field("json", description="Log lines for machines or for people.")
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("STT_TLS_CERT and STT_TLS_KEY belong together: set both or neither")
+        return self
+
+    @classmethod
+    def load(
+        cls, env: Mapping[str, str] | None = None, env_file: str | Path | None = ".env", **overrides: Any
+    ) -> Self:
+        """Read the settings; `overrides` (by field name, None ignored) win over everything.
+
+        Raises:
+            SettingsError: naming every variable that is wrong.
+        """
+        merged = environment(env, env_file)
+        given = {name: merged[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in merged}
+        given |= {name: value for name, value in overrides.items() if value is not None}
+        secrets = {n for n, f in cls.model_fields.items() if f.json_schema_extra == _SECRET}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as exc:
+            raise SettingsError(_sentences(exc, PREFIX, secrets)) from None
+
+
+def environment(env: Mapping[str, str] | None = None, env_file: str | Path | None = ".env") -> dict[str, str]:
+    """The variables of `env_file` and `env` (default: the process's), without those that are empty."""
+    from_file = dotenv.dotenv_values(env_file) if env_file is not None else {}
+    merged = {**from_file, **(os.environ if env is None else env)}
+    return {name: value for name, value in merged.items() if value is not None and value != ""}
+
+
+T = TypeVar("T")
+
+
+def read_options(engine: str, options: type[T] | None, env: Mapping[str, str]) -> T | None:
+    """An engine's `Options`, from the variables `STT_<ENGINE>_<FIELD>` of `env`.
+
+    Raises:
+        SettingsError: naming every variable that is wrong.
+    """
+    if options is None:
+        return None
+    prefix = option_prefix(engine)
+    fields = dataclasses.fields(options)  # type: ignore[arg-type]
+    given: dict[str, object] = {}
+    hints = typing.get_type_hints(options)
+    for field in fields:
+        value = env.get(prefix + field.name.upper())
+        if value is not None:
+            given[field.name] = _comma_separated(value) if _is_tuple(hints[field.name]) else value
+    secrets = {f.name for f in fields if f.metadata.get("secret")}
+    try:
+        return TypeAdapter(options).validate_python(given)
+    except ValidationError as exc:
+        raise SettingsError(_sentences(exc, prefix, secrets)) from None
+
+
+def option_prefix(engine: str) -> str:
+    """What the variables of an engine's own settings begin with."""
+    return f"{PREFIX}{engine.upper().replace('-', '_')}_"
+
+
+def unknown_variables(env: Mapping[str, str], engine_prefixes: Iterable[str]) -> list[str]:
+    """A sentence for each `STT_` variable that nothing reads: most are misspelled."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    prefixes = tuple(engine_prefixes)
+    sentences = []
+    for name in sorted(env):
+        if not name.startswith(PREFIX) or name in known or name.startswith(prefixes) or name in CLIENT_VARIABLES:
+            continue
+        close = difflib.get_close_matches(name, known, n=1)
+        sentences.append(f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else ""))
+    return sentences
+
+
+CLIENT_VARIABLES: Final = frozenset({"STT_API_KEY"})
+"""Variables that the client commands read, not the server."""
+
+
+def _is_tuple(hint: object) -> bool:
+    if isinstance(hint, types.UnionType):
+        return any(_is_tuple(arm) for arm in typing.get_args(hint))
+    return typing.get_origin(hint) is tuple
+
+
+def _sentences(exc: ValidationError, prefix: str, secrets: set[str]) -> str:
+    lines = []
+    for error in exc.errors():
+        if not error["loc"]:
+            lines.append(error["msg"].removeprefix("Value error, "))
+            continue
+        name = str(error["loc"][0])
+        shown = "the value given" if name in secrets else repr(str(error["input"])[:80])
+        allowed = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        lines.append(f"{prefix}{name.upper()}: {shown} is not allowed: it {allowed}")
+    return "\n".join(lines)
