@@ -1,0 +1,287 @@
+"""Audio files and raw streams as chunks of a known format, read as they are used, in bounded memory.
+
+A file in any container and codec that FFmpeg knows becomes PCM16 mono at the file's own rate. Raw audio, from
+standard input or from a file without a header, is passed on as it is: its format is the caller's word.
+
+Everything here blocks: on an event loop, iterate on a thread.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import av
+import av.container
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+
+from bridge.audio.formats import MAX_RATE, MIN_RATE, AudioFormat
+
+STDIN: Final = "-"
+LOWEST_FILE_RATE: Final = 1_000
+HIGHEST_FILE_RATE: Final = 768_000
+"""A rate beyond these is a broken header: turning it into sound would make a small file hours long."""
+
+_SNIFF_BYTES: Final = 12
+_MAGIC: Final = (
+    b"RIFF",
+    b"RF64",
+    b"fLaC",
+    b"OggS",
+    b"ID3",
+    b"FORM",
+    b"caff",
+    b".snd",
+    b"#!AMR",
+    b"\x1aE\xdf\xa3",
+)
+
+
+class AudioFileError(Exception):
+    """The file cannot be read as audio; the text is a sentence that names the file and says why."""
+
+
+class AudioSource(Protocol):
+    """Audio that is read once, from its start to its end."""
+
+    name: str
+    format: AudioFormat
+    duration: float | None
+    """Seconds, as far as that is known before reading: a hint, for a progress bar."""
+
+    def chunks(self, milliseconds: int) -> Iterator[bytes]:
+        """The audio in pieces of this length, the last one shorter; whole frames always.
+
+        Raises:
+            AudioFileError: when it turns out to be unreadable; what was readable has been yielded.
+        """
+
+    def close(self) -> None:
+        """Give the file back. Not while another thread reads."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_audio(name: str, raw: AudioFormat | None = None) -> AudioSource:
+    """The file of this name, `-` for standard input.
+
+    With `raw` the content is raw audio in that format, whatever it looks like. Without, standard input may be
+    a file (known by its first bytes) or raw PCM16 mono at 16 kHz.
+
+    Raises:
+        AudioFileError: no such file, or nothing in it that is audio.
+    """
+    if name == STDIN:
+        # Unbuffered: a thread that waits in a buffer's lock would be fatal to an interpreter that exits.
+        stream: Readable = io.FileIO(sys.stdin.fileno(), closefd=False)
+        name = "standard input"
+        if raw is None:
+            head = _read_exactly(stream, _SNIFF_BYTES)
+            stream = _Prefixed(head, stream)
+            if not (head.startswith(_MAGIC) or head[4:8] == b"ftyp"):
+                raw = AudioFormat()
+        return _open(stream, name, raw, size=None)
+    path = Path(name)
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise AudioFileError(f"{name}: is a directory")
+        file = io.FileIO(path)
+    except OSError as exc:
+        raise AudioFileError(f"{name}: {exc.strerror or exc}") from None
+    except ValueError as exc:  # a NUL in the name
+        raise AudioFileError(f"{name!r}: {exc}") from None
+    return _open(file, name, raw, size=status.st_size if stat.S_ISREG(status.st_mode) else None)
+
+
+class Readable(Protocol):
+    """What is asked of a file: at most so many bytes, none at its end."""
+
+    def read(self, size: int, /) -> bytes | None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+def _open(stream: Readable, name: str, raw: AudioFormat | None, *, size: int | None) -> AudioSource:
+    if raw is not None:
+        return _RawSource(stream, name, raw, size)
+    try:
+        return _DecodedSource(stream, name)
+    except BaseException:
+        stream.close()
+        raise
+
+
+class _Closing:
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _RawSource(_Closing):
+    def __init__(self, stream: Readable, name: str, audio: AudioFormat, size: int | None) -> None:
+        self.name = name
+        self.format = audio
+        self.duration = None if size is None else size / audio.frame_bytes / audio.sample_rate
+        self._stream = stream
+
+    def chunks(self, milliseconds: int) -> Iterator[bytes]:
+        size = _chunk_bytes(self.format, milliseconds)
+        try:
+            while chunk := _read_exactly(self._stream, size):
+                if whole := chunk[: len(chunk) - len(chunk) % self.format.frame_bytes]:
+                    yield whole
+        except OSError as exc:
+            raise AudioFileError(f"{self.name}: {exc.strerror or exc}") from None
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _DecodedSource(_Closing):
+    def __init__(self, stream: Readable, name: str) -> None:
+        self.name = name
+        self._stream = stream
+        try:
+            # The open file, not its name: FFmpeg would take some names for addresses of the network.
+            container = av.open(stream, mode="r", metadata_errors="replace")
+        except (av.FFmpegError, OSError, ValueError) as exc:
+            raise AudioFileError(f"{name}: not an audio file that can be read ({_reason(exc)})") from None
+        self._container = container
+        try:
+            self._audio = self._only_audio(container)
+        except BaseException:
+            container.close()
+            raise
+        rate = self._audio.rate
+        self.format = AudioFormat(sample_rate=16_000 if rate < MIN_RATE else min(rate, MAX_RATE))
+        self.duration = _duration(container, self._audio)
+
+    def _only_audio(self, container: av.container.InputContainer) -> AudioStream:
+        if not container.streams.audio:
+            raise AudioFileError(f"{self.name}: holds no audio")
+        audio = container.streams.audio[0]
+        if getattr(audio, "codec_context", None) is None:
+            raise AudioFileError(f"{self.name}: FFmpeg has no decoder for its audio")
+        if not LOWEST_FILE_RATE <= audio.rate <= HIGHEST_FILE_RATE:
+            raise AudioFileError(f"{self.name}: a sample rate of {audio.rate} Hz is not plausible")
+        if audio.channels < 1:
+            raise AudioFileError(f"{self.name}: the number of channels is not plausible")
+        return audio
+
+    def chunks(self, milliseconds: int) -> Iterator[bytes]:
+        size = _chunk_bytes(self.format, milliseconds)
+        pending = bytearray()
+        for piece in self._pcm():
+            pending += piece
+            while len(pending) >= size:
+                yield bytes(pending[:size])
+                del pending[:size]
+        if pending:
+            yield bytes(pending)
+
+    def _pcm(self) -> Iterator[bytes]:
+        heard = False
+        resampler = self._resampler()
+        shape: tuple[str, str, int] | None = None
+        try:
+            for frame in self._frames():
+                before, shape = shape, (frame.format.name, frame.layout.name, frame.sample_rate)
+                if before not in {None, shape}:  # a chained Ogg file may change its shape on the way
+                    yield from _samples(resampler, None)
+                    resampler = self._resampler()
+                frame.pts = None  # time is the count of samples: a broken clock in the file must not matter
+                for piece in _samples(resampler, frame):
+                    heard = True
+                    yield piece
+            if heard:
+                yield from _samples(resampler, None)
+        except (av.FFmpegError, OSError, ValueError) as exc:
+            raise AudioFileError(f"{self.name}: the audio breaks off ({_reason(exc)})") from None
+        if not heard:
+            raise AudioFileError(f"{self.name}: holds no audio that can be decoded")
+
+    def _resampler(self) -> AudioResampler:
+        return AudioResampler("s16", "mono", self.format.sample_rate)
+
+    def _frames(self) -> Iterator[AudioFrame]:
+        for packet in self._container.demux(self._audio):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                continue  # one damaged packet costs its own sound, as in every player
+            for frame in frames:
+                if isinstance(frame, AudioFrame):
+                    yield frame
+
+    def close(self) -> None:
+        self._container.close()
+        self._stream.close()
+
+
+class _Prefixed:
+    """A stream whose first bytes were read already."""
+
+    def __init__(self, head: bytes, rest: Readable) -> None:
+        self._head = head
+        self._rest = rest
+
+    def read(self, size: int, /) -> bytes | None:
+        if self._head:
+            head, self._head = self._head[:size], self._head[size:]
+            return head
+        return self._rest.read(size)
+
+    def close(self) -> None:
+        self._rest.close()
+
+
+def _samples(resampler: AudioResampler, frame: AudioFrame | None) -> Iterator[bytes]:
+    for resampled in resampler.resample(frame):
+        if resampled is not None and resampled.samples:
+            yield resampled.to_ndarray().tobytes()
+
+
+def _chunk_bytes(audio: AudioFormat, milliseconds: int) -> int:
+    return max(1, audio.sample_rate * milliseconds // 1000) * audio.frame_bytes
+
+
+def _read_exactly(stream: Readable, size: int) -> bytes:
+    """So many bytes, fewer only at the end."""
+    parts: list[bytes] = []
+    while size and (part := stream.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _duration(container: av.container.InputContainer, audio: AudioStream) -> float | None:
+    if audio.duration is not None and audio.time_base is not None:
+        seconds = float(audio.duration * audio.time_base)
+    elif container.duration is not None:
+        seconds = container.duration / av.time_base
+    else:
+        return None
+    return seconds if seconds > 0 else None
+
+
+def _reason(exc: BaseException) -> str:
+    """The sentence of an FFmpeg error without its number and our file object."""
+    text = getattr(exc, "strerror", None) or str(exc)
+    return str(text)[:200]
