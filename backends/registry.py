@@ -60,7 +60,7 @@ def probe(name: str) -> Availability:
     return Availability(name, True)
 
 
-def load_class(name: str) -> type[AsyncBackend] | type[BlockingBackend]:
+def load_class(name: str) -> type[AsyncBackend | BlockingBackend]:
     """The engine's class.
 
     Raises:
@@ -69,9 +69,7 @@ def load_class(name: str) -> type[AsyncBackend] | type[BlockingBackend]:
     entry = _BUILT_IN.get(name)
     target = entry.target if entry else _plugins().get(name)
     if target is None:
-        raise BackendError(
-            f"{name!r} is not one of {', '.join(names())}", code="unknown_backend", fault=Fault.OPERATOR
-        )
+        raise BackendError(f"{name!r} is not one of {', '.join(names())}", code="unknown_backend", fault=Fault.OPERATOR)
     module, _, attribute = target.partition(":")
     try:
         loaded = getattr(importlib.import_module(module), attribute)

@@ -17,6 +17,7 @@ next one. Each names the session time at which it strikes and its kind:
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -44,7 +45,7 @@ MARKER_SECONDS: Final = 0.3
 MARKER_PAUSE: Final = 0.2
 """Silence that ends an utterance of markers."""
 _STEP: Final = 0.5
-_WORDS: Final = "one two three four five six".split()
+_WORDS: Final = ["one", "two", "three", "four", "five", "six"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ class _Player:
         self._results = script.following(config.start)
         self._next = next(self._results, None)
         self._covered = 0.0
+        self._open: Result | None = None  # the partial that no final has closed
         if self.fault and self.fault.kind == "reject":
             raise BackendError("the script refuses this stream", code="rejected", fault=Fault.CLIENT)
 
@@ -167,26 +169,15 @@ class _Player:
         if self._reader is not None:
             return self._noted(self._reader.rest())
         now = self._config.start + self._now
-        results: list[Result] = []
-        if self._next is not None and self._next.start < now:
-            # A flush or the end inside an utterance closes it with what was said so far.
-            spoken = self._next.text.split()[: -1 if not self._next.is_final else None]
-            until = self._next
-            if until.is_final and until.at > now + 1e-6:
-                spoken = spoken[:-1]
-            while self._next is not None and self._next.start <= until.start and not self._next.is_final:
-                self._next = next(self._results, None)
-            if self._next is not None and self._next.start <= until.start:
-                self._next = next(self._results, None)
-            results.append(
-                Result(" ".join(spoken), True, max(0.0, until.start - self._config.start), self._now)
-            )
-        elif self._covered < self._now:
-            results.append(Result("", True, self._covered, self._now))
-        return self._noted(results)
+        while self._next is not None and self._next.start < now - 1e-6:
+            self._next = next(self._results, None)  # belongs to the utterance that is closed here
+        if self._open is not None:
+            return self._noted([dataclasses.replace(self._open, is_final=True, end=self._now, stability=None)])
+        return self._noted([Result("", True, self._covered, self._now)]) if self._covered < self._now else []
 
     def _noted(self, results: list[Result]) -> list[Result]:
         for result in results:
+            self._open = None if result.is_final else result
             if result.is_final:
                 self._covered = result.end
         return results if self._config.partials else [r for r in results if r.is_final]

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import dotenv
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 PREFIX: Final = "STT_"
 
@@ -35,7 +44,7 @@ def _comma_separated(value: object) -> object:
 CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
 
-_SECRET: Final = {"secret": True}
+_SECRET: Final[dict[str, JsonValue]] = {"secret": True}
 
 
 class Settings(BaseModel):
@@ -74,9 +83,7 @@ class Settings(BaseModel):
     max_session_seconds: Seconds = Field(14_400, description="Longest session.")
     idle_seconds: Seconds = Field(60, description="A session without audio or a message for so long ends.")
     start_seconds: Seconds = Field(10, description="Time a connection has to send `start`.")
-    max_message_bytes: int = Field(
-        1_048_576, ge=1_024, le=67_108_864, description="Largest WebSocket message."
-    )
+    max_message_bytes: int = Field(1_048_576, ge=1_024, le=67_108_864, description="Largest WebSocket message.")
     max_bad_messages: int = Field(20, ge=1, le=10_000, description="Bad messages before a connection is closed.")
     ping_seconds: Seconds = Field(30, description="Interval of WebSocket pings.")
     ping_timeout_seconds: Seconds = Field(30, description="A peer that answers no ping for so long is dead.")
@@ -112,9 +119,7 @@ class Settings(BaseModel):
         return self
 
     @classmethod
-    def load(
-        cls, env: Mapping[str, str] | None = None, env_file: str | Path | None = ".env", **overrides: Any
-    ) -> Self:
+    def load(cls, env: Mapping[str, str] | None = None, env_file: str | Path | None = ".env", **overrides: Any) -> Self:
         """Read the settings; `overrides` (by field name, None ignored) win over everything.
 
         Raises:

@@ -30,9 +30,7 @@ def _alaw_table() -> Int16:
     """ITU-T G.711 A-law: every code's 16-bit linear value."""
     code = np.arange(256, dtype=np.int32) ^ 0x55
     exponent, mantissa = (code >> 4) & 7, code & 0x0F
-    magnitude = np.where(
-        exponent == 0, (mantissa << 4) + 8, ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0)
-    )
+    magnitude = np.where(exponent == 0, (mantissa << 4) + 8, ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0))
     return np.where(code & 0x80, magnitude, -magnitude).astype(np.int16)
 
 
@@ -101,8 +99,8 @@ class StreamDecoder:
         else:
             samples = _TABLES[encoding][np.frombuffer(data, np.uint8)].astype(np.float32) / 32768
         if self._format.channels > 1:
-            samples = samples.reshape(-1, self._format.channels).mean(axis=1, dtype=np.float32)
-        return samples
+            return np.asarray(samples.reshape(-1, self._format.channels).mean(axis=1), np.float32)
+        return np.asarray(samples, np.float32)
 
     def _pcm16(self, mono: Float32) -> bytes:
         self._emitted += len(mono)

@@ -76,7 +76,5 @@ class AudioFormat:
                 known = Encoding(key)
             except ValueError:
                 allowed = ", ".join(e.value for e in Encoding)
-                raise BridgeError(
-                    "unsupported_audio", f"encoding {encoding[:40]!r} is not one of {allowed}"
-                ) from None
+                raise BridgeError("unsupported_audio", f"encoding {encoding[:40]!r} is not one of {allowed}") from None
         return cls(known, sample_rate, channels)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from backends.base import Word
 from bridge.audio.formats import AudioFormat
 from bridge.errors import BridgeError
 from bridge.protocols import events
@@ -260,7 +261,7 @@ class NativeCodec:
             case FlushMessage():
                 self._enter("flush")
                 return [Flush()]
-            case StopMessage():
+            case _:
                 self._enter("stop")
                 return [Stop()]
 
@@ -295,7 +296,7 @@ class NativeCodec:
         """The event as the text of one WebSocket message."""
         return _encoder.encode(self._message(event)).decode()
 
-    def _message(self, event: ServerEvent) -> ServerMessage:
+    def _message(self, event: ServerEvent) -> ServerMessage:  # noqa: PLR0911 - a table of eight rows
         match event:
             case events.Partial():
                 return PartialMessage(
@@ -336,7 +337,7 @@ class NativeCodec:
                 return ClosedMessage(event.seq, event.code, event.received, event.finalized, event.duration)
 
 
-def _words(words: tuple[events.Word, ...]) -> tuple[WordObject, ...]:
+def _words(words: tuple[Word, ...]) -> tuple[WordObject, ...]:
     return tuple(WordObject(w.text, w.start, w.end, w.confidence, w.speaker) for w in words)
 
 

@@ -1,0 +1,105 @@
+"""Prometheus metrics of one server. Label values are settled when a session opens, not per frame."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCY: Final = (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
+_HANDLING: Final = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 1e-1, 1.0)
+_LIFETIME: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0)
+_QUEUE: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """Every metric; `registry` is what `/metrics` shows."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        made = {"registry": self.registry}
+        self.sessions_open = Gauge("stt_sessions_open", "Sessions open now.", **made)
+        self.sessions = Counter("stt_sessions", "Sessions ended, by the code they ended with.", ["code"], **made)
+        self.refused = Counter("stt_refused", "Connections and sessions refused, by code.", ["code"], **made)
+        self.connection_seconds = Histogram(
+            "stt_connection_seconds", "Lifetime of a streaming connection.", buckets=_LIFETIME, **made
+        )
+        self.audio_seconds = Counter("stt_audio_seconds", "Audio received, in seconds.", ["protocol"], **made)
+        self.first_partial_seconds = Histogram(
+            "stt_first_partial_latency_seconds",
+            "From the arrival of the audio to the utterance's first partial that covers it.",
+            ["backend"],
+            buckets=_LATENCY,
+            **made,
+        )
+        self.partial_seconds = Histogram(
+            "stt_partial_latency_seconds",
+            "From the arrival of the audio to a partial that covers it.",
+            ["backend"],
+            buckets=_LATENCY,
+            **made,
+        )
+        self.final_seconds = Histogram(
+            "stt_final_latency_seconds",
+            "From the arrival of the end of speech to its final.",
+            ["backend"],
+            buckets=_LATENCY,
+            **made,
+        )
+        self.chunk_seconds = Histogram(
+            "stt_chunk_handling_seconds", "Handling of one message with audio.", buckets=_HANDLING, **made
+        )
+        self.queue_seconds = Histogram(
+            "stt_queue_depth_seconds", "Audio waiting for the backend, seen at each partial.", buckets=_QUEUE, **made
+        )
+        self.backend_errors = Counter(
+            "stt_backend_errors", "Backend streams that failed, by code.", ["backend", "code"], **made
+        )
+        self.backend_streams = Gauge("stt_backend_sessions", "Sessions on the backend.", ["backend"], **made)
+        self.ready = Gauge("stt_ready", "1 while new sessions are taken.", **made)
+
+    def session(self, protocol: str, backend: str) -> SessionMetrics:
+        """What one session reports to."""
+        return SessionMetrics(self, protocol, backend)
+
+
+class SessionMetrics:
+    """One session's bound labels: a `SessionObserver`.
+
+    Audio is summed here and handed on at each result and at the end, because a counter costs more than a frame.
+    """
+
+    def __init__(self, metrics: Metrics, protocol: str, backend: str) -> None:
+        self._metrics = metrics
+        self._audio = metrics.audio_seconds.labels(protocol)
+        self._first_partial = metrics.first_partial_seconds.labels(backend)
+        self._partial = metrics.partial_seconds.labels(backend)
+        self._final = metrics.final_seconds.labels(backend)
+        self._unreported = 0.0
+
+    def audio(self, seconds: float) -> None:
+        """Seconds of audio received."""
+        self._unreported += seconds
+
+    def partial(self, latency: float, *, first: bool) -> None:
+        """A partial left."""
+        (self._first_partial if first else self._partial).observe(latency)
+        self.report()
+
+    def final(self, latency: float) -> None:
+        """A final left."""
+        self._final.observe(latency)
+        self.report()
+
+    def backend_error(self, backend: str, code: str) -> None:
+        """A backend stream failed."""
+        self._metrics.backend_errors.labels(backend, code).inc()
+
+    def queued(self, seconds: float) -> None:
+        """So much audio waits for the backend."""
+        self._metrics.queue_seconds.observe(seconds)
+
+    def report(self) -> None:
+        """Hand on what was summed."""
+        self._audio.inc(self._unreported)
+        self._unreported = 0.0

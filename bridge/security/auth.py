@@ -1,0 +1,97 @@
+"""Who may connect: API keys in every place where clients can put them, and the origins of web pages."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from bridge.errors import BridgeError
+
+_MARKERS: Final = ("bearer", "token")
+"""Subprotocols that say "the next one is the key"; the marker is echoed, never the key."""
+_QUERY: Final = ("token", "api_key")
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A connection that may go on; `subprotocol` is to be echoed."""
+
+    subprotocol: str | None = None
+
+
+class Gatekeeper:
+    """Checks one connection attempt. Without keys everybody on this machine may connect, but no foreign web page."""
+
+    def __init__(self, keys: Iterable[str] = (), allowed_origins: Iterable[str] = ()) -> None:
+        self._digests = [_digest(key) for key in keys]
+        self._origins = {origin.rstrip("/").lower() for origin in allowed_origins}
+
+    def admit(
+        self, headers: Mapping[str, str], query: Mapping[str, str], subprotocols: Sequence[str] = ()
+    ) -> Admission:
+        """Check a request; header names in lower case.
+
+        Raises:
+            BridgeError: `unauthorized` or `forbidden_origin`.
+        """
+        marker, offered = _from_subprotocols(subprotocols)
+        if self._digests:
+            candidates = (_from_header(headers.get("authorization")), headers.get("x-api-key"), offered)
+            given = next(filter(None, candidates), None) or next(filter(None, map(query.get, _QUERY)), None)
+            if given is None:
+                raise BridgeError("unauthorized", "an API key is needed: send `Authorization: Bearer KEY`")
+            if not self._known(given):
+                raise BridgeError("unauthorized", "the API key is wrong")
+        elif not self._origin_allowed(headers):
+            raise BridgeError("forbidden_origin", "this web origin may not connect; see STT_ALLOWED_ORIGINS")
+        return Admission(marker)
+
+    def _known(self, key: str) -> bool:
+        digest = _digest(key)
+        known = False
+        for expected in self._digests:  # every one of them: the time taken tells nothing
+            known |= hmac.compare_digest(digest, expected)
+        return known
+
+    def _origin_allowed(self, headers: Mapping[str, str]) -> bool:
+        """Any web page can open a socket to this machine, so a page from elsewhere needs to be named or have a key."""
+        origin = headers.get("origin")
+        if origin is None:
+            return True
+        origin = origin.rstrip("/").lower()
+        return origin in self._origins or urlsplit(origin).netloc == headers.get("host", "").lower()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reachable from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _from_header(value: str | None) -> str | None:
+    """`Bearer KEY`, `Token KEY` or the bare key."""
+    if value is None:
+        return None
+    scheme, _, key = value.strip().partition(" ")
+    return key.strip() if key and scheme.lower() in _MARKERS else value.strip()
+
+
+def _from_subprotocols(offered: Sequence[str]) -> tuple[str | None, str | None]:
+    """The marker to echo and the key, from `Sec-WebSocket-Protocol: bearer, KEY`."""
+    for index, name in enumerate(offered[:-1]):
+        if name.lower() in _MARKERS:
+            return name, offered[index + 1]
+    return None, None

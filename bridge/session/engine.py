@@ -1,0 +1,103 @@
+"""A loaded backend as sessions see it: one asynchronous face for both kinds, and a count of what it carries."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from typing import Literal
+
+from backends.base import AsyncBackend, BackendError, BlockingBackend, Capabilities, RecognitionConfig, Result
+from bridge.errors import BridgeError
+from bridge.session.threads import ThreadBridge
+
+log = logging.getLogger(__name__)
+
+State = Literal["new", "loading", "ready", "failed", "closed"]
+
+
+class Engine:
+    """Wraps one backend. `threads` bounds the pool of a blocking one."""
+
+    def __init__(self, backend: AsyncBackend | BlockingBackend, *, threads: int = 64) -> None:
+        self.name = backend.name
+        self.state: State = "new"
+        self.streams = 0
+        self._backend = backend
+        self._face = backend if isinstance(backend, AsyncBackend) else ThreadBridge(backend, threads)
+        self._threads = threads if isinstance(backend, BlockingBackend) else None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The backend's."""
+        return self._backend.capabilities
+
+    @property
+    def capacity(self) -> int | None:
+        """How many sessions it carries at once; None if it sets no limit."""
+        limits = [n for n in (self.capabilities.max_streams, self._threads) if n is not None]
+        return min(limits) if limits else None
+
+    @property
+    def full(self) -> bool:
+        """Whether another session would be refused."""
+        return self.capacity is not None and self.streams >= self.capacity
+
+    @property
+    def sample_rate(self) -> int:
+        """The rate, in Hz, at which it is given audio."""
+        return self.capabilities.sample_rates[0]
+
+    async def load(self) -> None:
+        """Load the backend.
+
+        Raises:
+            BackendError: it cannot be loaded; the text says what would help.
+        """
+        self.state = "loading"
+        began = time.monotonic()
+        try:
+            await self._face.load()
+        except BaseException:
+            self.state = "failed"
+            raise
+        self.state = "ready"
+        log.info("backend %s loaded in %.2f s", self.name, time.monotonic() - began)
+
+    async def close(self) -> None:
+        """Release the backend. To be called when no session is open."""
+        self.state = "closed"
+        await self._face.close()
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[None]:
+        """Room for one session, for as long as the context lasts.
+
+        Raises:
+            BridgeError: `at_capacity` or `not_ready`.
+        """
+        if self.state != "ready":
+            raise BridgeError("not_ready")
+        if self.full:
+            raise BridgeError("at_capacity", f"the backend {self.name} carries {self.streams} sessions, its limit")
+        self.streams += 1
+        try:
+            yield
+        finally:
+            self.streams -= 1
+
+    async def recognize(self, config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncGenerator[Result, None]:
+        """One backend stream. Whatever an engine raises arrives as a `BackendError`."""
+        stream = self._face.recognize(config, audio)
+        try:
+            async for result in stream:
+                yield result
+        except BackendError:
+            raise
+        except Exception as exc:
+            # The contract forbids it, but a plug-in's bug must cost a retry, not the session.
+            raise BackendError(f"{type(exc).__name__} left the backend", code="failed", retryable=True) from exc
+        finally:
+            if isinstance(stream, AsyncGenerator):
+                await stream.aclose()

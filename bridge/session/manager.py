@@ -1,0 +1,115 @@
+"""Every session of this server: who gets in, who is open, and how all of them end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+
+from bridge.errors import BridgeError
+from bridge.observe.metrics import Metrics
+from bridge.protocols.events import Start
+from bridge.session.engine import Engine
+from bridge.session.session import Session, SessionLimits
+
+log = logging.getLogger(__name__)
+
+
+class SessionManager:
+    """Opens sessions on one engine within `max_sessions`, and ends them in order."""
+
+    def __init__(
+        self, engine: Engine, limits: SessionLimits, metrics: Metrics, *, max_sessions: int, language: str
+    ) -> None:
+        self.engine = engine
+        self.limits = limits
+        self._metrics = metrics
+        self._max_sessions = max_sessions
+        self._language = language
+        self._open: set[Session] = set()
+        self._draining = False
+        self._drained = asyncio.Event()
+        self._drained.set()
+
+    @property
+    def count(self) -> int:
+        """Sessions open now."""
+        return len(self._open)
+
+    def refusal(self) -> BridgeError | None:
+        """Why a new session would be refused now; None if it would be taken."""
+        if self._draining:
+            return BridgeError("shutting_down")
+        if self.engine.state != "ready":
+            return BridgeError("not_ready")
+        if self.engine.full or len(self._open) >= self._max_sessions:
+            return BridgeError("at_capacity")
+        return None
+
+    @contextlib.asynccontextmanager
+    async def session(self, start: Start, protocol: str) -> AsyncIterator[Session]:
+        """A new session, open for as long as the context lasts. The caller runs it.
+
+        Raises:
+            BridgeError: `at_capacity`, `not_ready` or `shutting_down`.
+        """
+        if refusal := self.refusal():
+            raise refusal
+        began = time.monotonic()
+        observer = self._metrics.session(protocol, self.engine.name)
+        with self.engine.lease():
+            session = Session(
+                # 128 random bits: an identifier that nobody can guess
+                secrets.token_urlsafe(16),
+                start,
+                self.engine,
+                self.limits,
+                observer=observer,
+                default_language=self._language,
+            )
+            self._open.add(session)
+            self._drained.clear()
+            self._count()
+            log.info("session opened", extra={"session": session.id, "backend": self.engine.name})
+            try:
+                yield session
+            finally:
+                observer.report()
+                self._open.discard(session)
+                if not self._open:
+                    self._drained.set()
+                code = session.end_code or "client_gone"
+                self._metrics.sessions.labels(code).inc()
+                log.info(
+                    "session closed",
+                    extra={
+                        "session": session.id,
+                        "code": code,
+                        "seconds": round(time.monotonic() - began, 3),
+                        "audio_seconds": round(session.audio_seconds, 3),
+                    },
+                )
+        self._count()
+
+    async def drain(self, seconds: float) -> bool:
+        """Take no new session, let every open one finalize what it has, and wait so long for that.
+
+        Returns whether all of them ended in time.
+        """
+        self._draining = True
+        for session in tuple(self._open):
+            session.stop("shutting_down")
+        try:
+            async with asyncio.timeout(seconds):
+                await self._drained.wait()
+        except TimeoutError:
+            log.warning("%d sessions did not end within %.1f s", len(self._open), seconds)
+            return False
+        return True
+
+    def _count(self) -> None:
+        self._metrics.sessions_open.set(len(self._open))
+        self._metrics.backend_streams.labels(self.engine.name).set(self.engine.streams)

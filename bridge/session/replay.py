@@ -1,0 +1,194 @@
+"""The audio of a session that no final has covered yet: what the backend reads, and reads again after a failure.
+
+Positions are samples at the engine's rate, counted from the start of the session. Everything here runs on the event
+loop; `append` never waits, the caller asks `has_room` and awaits `room` before it reads more from the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections import deque
+from typing import Final, Self
+
+from backends.base import FLUSH
+
+_WIDTH: Final = 2  # bytes of a sample
+
+
+class ReplayBuffer:
+    """Audio from `start` (all before it is finalized) to `end` (received), in arrival order.
+
+    Bounded by two limits, in samples: `queue_limit` for what the backend has not read yet, `replay_limit` for all
+    that is held. At either one `has_room` turns false until the backend reads, or a final trims.
+    """
+
+    def __init__(self, *, queue_limit: int, replay_limit: int) -> None:
+        self.start = 0
+        self.end = 0
+        self.closed = False
+        self._queue_limit = queue_limit
+        self._replay_limit = replay_limit
+        self._chunks: deque[tuple[int, bytes, float]] = deque()  # first sample, audio, when it arrived
+        self._flushes: list[int] = []  # positions, ascending
+        self._reader: AudioReader | None = None
+        self._room: asyncio.Future[None] | None = None
+
+    @property
+    def unread(self) -> int:
+        """Samples that the backend has not read yet."""
+        return self.end - (self._reader.position if self._reader else self.start)
+
+    @property
+    def held(self) -> int:
+        """Samples kept for a replay."""
+        return self.end - self.start
+
+    @property
+    def full(self) -> bool:
+        """Whether the replay limit is reached: only a final can make room."""
+        return self.held >= self._replay_limit
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the client may send more."""
+        return self.unread < self._queue_limit and self.held < self._replay_limit
+
+    async def room(self) -> None:
+        """Wait until `has_room`; for one waiter at a time. Safe to cancel."""
+        while not self.has_room and not self.closed:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def append(self, pcm: bytes, now: float) -> None:
+        """Take in audio that arrived at `now` (seconds of any steady clock)."""
+        if not pcm or self.closed:
+            return
+        chunk = (self.end, pcm, now)
+        self._chunks.append(chunk)
+        self.end += len(pcm) // _WIDTH
+        if self._reader is not None:
+            self._reader._offer(chunk)  # noqa: SLF001 - the two are one mechanism
+
+    def flush(self) -> None:
+        """Mark this point: everything before it is to be finalized now."""
+        if self.end > self.start and (not self._flushes or self._flushes[-1] < self.end):
+            self._flushes.append(self.end)
+            if self._reader is not None:
+                self._reader._wake()  # noqa: SLF001
+
+    def close(self) -> None:
+        """No more audio will come."""
+        self.closed = True
+        if self._reader is not None:
+            self._reader._wake()  # noqa: SLF001
+        self._wake_room()
+
+    def trim(self, position: int) -> None:
+        """Forget the audio before `position`: a final covers it."""
+        self.start = max(self.start, min(position, self.end))
+        while self._chunks and self._chunks[0][0] + len(self._chunks[0][1]) // _WIDTH <= self.start:
+            self._chunks.popleft()
+        del self._flushes[: bisect.bisect_right(self._flushes, self.start)]
+        self._wake_room()
+
+    def arrival(self, position: int) -> float | None:
+        """When the sample before `position` arrived; None if it is no longer held."""
+        for first, pcm, when in reversed(self._chunks):  # asked for recent audio, as a rule
+            if first < position <= first + len(pcm) // _WIDTH:
+                return when
+        return None
+
+    def reader(self) -> AudioReader:
+        """A new reader from `start` on; the one before it gets nothing more."""
+        if self._reader is not None:
+            self._reader.detach()
+        self._reader = AudioReader(self, self._chunks)
+        self._wake_room()
+        return self._reader
+
+    def next_flush(self, position: int) -> int | None:
+        """The first flush mark at or after `position`."""
+        if not self._flushes:
+            return None
+        index = bisect.bisect_left(self._flushes, position)
+        return self._flushes[index] if index < len(self._flushes) else None
+
+    def _wake_room(self) -> None:
+        if self._room is not None and not self._room.done() and (self.has_room or self.closed):
+            self._room.set_result(None)
+
+
+class AudioReader:
+    """One backend stream's audio, as the asynchronous iterator that the contract asks for.
+
+    `base` is the session position of the stream's first sample, `position` how far the backend has read.
+    """
+
+    def __init__(self, buffer: ReplayBuffer, chunks: deque[tuple[int, bytes, float]]) -> None:
+        self.base = buffer.start
+        self.position = buffer.start
+        self.ended = False  # the backend was told that the audio ended
+        self.flush_marks = True  # whether marks are passed on; otherwise a mark ends the stream
+        self.flushed = 0  # the last mark passed on
+        self._buffer: ReplayBuffer | None = buffer
+        self._pending = deque(chunks)
+        self._finishing = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def finish(self) -> None:
+        """End this stream where the backend stands; later audio is left for the next stream."""
+        self._finishing = True
+        self._wake()
+
+    def detach(self) -> None:
+        """Give nothing more; the stream is abandoned."""
+        self._buffer = None
+        self._pending.clear()
+        self._wake()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while True:
+            buffer = self._buffer
+            if buffer is None or self._finishing or self.ended:
+                self.ended = True
+                raise StopAsyncIteration
+            mark = buffer.next_flush(max(self.base, self.flushed) + 1)
+            if mark is not None and mark <= self.position:
+                self.flushed = mark
+                if self.flush_marks:
+                    return FLUSH
+                self.ended = True
+                raise StopAsyncIteration
+            if self._pending:
+                return self._take(buffer, mark)
+            if buffer.closed:
+                self.ended = True
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def _take(self, buffer: ReplayBuffer, mark: int | None) -> bytes:
+        """The next chunk, cut at the reader's position and at a flush mark."""
+        first, pcm, when = self._pending.popleft()
+        if first < self.position:  # a final ended inside this chunk
+            pcm = pcm[(self.position - first) * _WIDTH :]
+            first = self.position
+        if mark is not None and first < mark < first + len(pcm) // _WIDTH:
+            cut = (mark - first) * _WIDTH
+            self._pending.appendleft((mark, pcm[cut:], when))
+            pcm = pcm[:cut]
+        self.position = first + len(pcm) // _WIDTH
+        buffer._wake_room()  # noqa: SLF001 - the two are one mechanism
+        return pcm
+
+    def _offer(self, chunk: tuple[int, bytes, float]) -> None:
+        self._pending.append(chunk)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
