@@ -17,46 +17,59 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        made = {"registry": self.registry}
-        self.sessions_open = Gauge("stt_sessions_open", "Sessions open now.", **made)
-        self.sessions = Counter("stt_sessions", "Sessions ended, by the code they ended with.", ["code"], **made)
-        self.refused = Counter("stt_refused", "Connections and sessions refused, by code.", ["code"], **made)
-        self.connection_seconds = Histogram(
-            "stt_connection_seconds", "Lifetime of a streaming connection.", buckets=_LIFETIME, **made
+        self.sessions_open = Gauge("stt_sessions_open", "Sessions open now.", registry=self.registry)
+        self.sessions = Counter(
+            "stt_sessions", "Sessions ended, by the code they ended with.", ["code"], registry=self.registry
         )
-        self.audio_seconds = Counter("stt_audio_seconds", "Audio received, in seconds.", ["protocol"], **made)
+        self.refused = Counter(
+            "stt_refused", "Connections and sessions refused, by code.", ["code"], registry=self.registry
+        )
+        self.connection_seconds = Histogram(
+            "stt_connection_seconds", "Lifetime of a streaming connection.", buckets=_LIFETIME, registry=self.registry
+        )
+        self.audio_seconds = Counter(
+            "stt_audio_seconds", "Audio received, in seconds.", ["protocol"], registry=self.registry
+        )
         self.first_partial_seconds = Histogram(
             "stt_first_partial_latency_seconds",
             "From the arrival of the audio to the utterance's first partial that covers it.",
             ["backend"],
             buckets=_LATENCY,
-            **made,
+            registry=self.registry,
         )
         self.partial_seconds = Histogram(
             "stt_partial_latency_seconds",
             "From the arrival of the audio to a partial that covers it.",
             ["backend"],
             buckets=_LATENCY,
-            **made,
+            registry=self.registry,
         )
         self.final_seconds = Histogram(
             "stt_final_latency_seconds",
             "From the arrival of the end of speech to its final.",
             ["backend"],
             buckets=_LATENCY,
-            **made,
+            registry=self.registry,
         )
         self.chunk_seconds = Histogram(
-            "stt_chunk_handling_seconds", "Handling of one message with audio.", buckets=_HANDLING, **made
+            "stt_chunk_handling_seconds",
+            "Handling of one message with audio.",
+            buckets=_HANDLING,
+            registry=self.registry,
         )
         self.queue_seconds = Histogram(
-            "stt_queue_depth_seconds", "Audio waiting for the backend, seen at each partial.", buckets=_QUEUE, **made
+            "stt_queue_depth_seconds",
+            "Audio waiting for the backend, seen at each partial.",
+            buckets=_QUEUE,
+            registry=self.registry,
         )
         self.backend_errors = Counter(
-            "stt_backend_errors", "Backend streams that failed, by code.", ["backend", "code"], **made
+            "stt_backend_errors", "Backend streams that failed, by code.", ["backend", "code"], registry=self.registry
         )
-        self.backend_streams = Gauge("stt_backend_sessions", "Sessions on the backend.", ["backend"], **made)
-        self.ready = Gauge("stt_ready", "1 while new sessions are taken.", **made)
+        self.backend_streams = Gauge(
+            "stt_backend_sessions", "Sessions on the backend.", ["backend"], registry=self.registry
+        )
+        self.ready = Gauge("stt_ready", "1 while new sessions are taken.", registry=self.registry)
 
     def session(self, protocol: str, backend: str) -> SessionMetrics:
         """What one session reports to."""

@@ -1,0 +1,27 @@
+"""`/metrics` for Prometheus."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from bridge.observe.metrics import Metrics
+from bridge.security.auth import Gatekeeper
+from bridge.session.manager import SessionManager
+
+
+def router(metrics: Metrics, manager: SessionManager, gatekeeper: Gatekeeper) -> APIRouter:
+    """`/metrics`; needs an API key where the server has any."""
+
+    def admitted(request: Request) -> None:
+        gatekeeper.admit(request.headers, request.query_params)
+
+    routes = APIRouter(tags=["operations"])
+
+    @routes.get("/metrics", dependencies=[Depends(admitted)], response_class=Response)
+    async def show() -> Response:
+        """Every metric, in Prometheus' text format."""
+        metrics.ready.set(manager.refusal() is None)
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return routes

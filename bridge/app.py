@@ -1,0 +1,225 @@
+"""The composition root: the one place that knows which engines, stores and routes exist, and wires them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.routing import WebSocketRoute
+
+import bridge
+from backends import registry
+from backends.base import BackendError
+from bridge.api import health
+from bridge.api import metrics as metrics_api
+from bridge.errors import BridgeError
+from bridge.observe.metrics import Metrics
+from bridge.protocols.native import NativeCodec
+from bridge.security.auth import Gatekeeper, is_loopback
+from bridge.session.engine import Engine
+from bridge.session.manager import SessionManager
+from bridge.session.session import SessionLimits
+from bridge.settings import Settings, SettingsError, environment, option_prefix, read_options, unknown_variables
+from bridge.transports.server import Server, listen, make_server
+from bridge.transports.websocket import ConnectionLimits, StreamEndpoint
+
+log = logging.getLogger(__name__)
+
+
+def make_engine(settings: Settings, env: dict[str, str] | None = None) -> Engine:
+    """The engine that the settings name, not loaded yet. `env`: where its own settings are read.
+
+    Raises:
+        SettingsError: an unknown backend, or a bad setting of its own.
+        BackendError: `not_installed`.
+    """
+    try:
+        backend = registry.load_class(settings.backend)
+    except BackendError as exc:
+        if exc.code == "unknown_backend":
+            raise SettingsError(f"STT_BACKEND: {exc}") from None
+        raise
+    options = read_options(settings.backend, backend.Options, environment() if env is None else env)
+    return Engine(backend(options), threads=settings.threads)
+
+
+@contextlib.asynccontextmanager
+async def open_engine(settings: Settings, env: dict[str, str] | None = None) -> AsyncIterator[Engine]:
+    """The engine that the settings name, loaded; closed when the context ends."""
+    engine = make_engine(settings, env)
+    await engine.load()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def session_limits(settings: Settings) -> SessionLimits:
+    """The part of the settings that bounds one session."""
+    return SessionLimits(
+        session_seconds=settings.max_session_seconds,
+        idle_seconds=settings.idle_seconds,
+        queue_seconds=settings.queue_seconds,
+        replay_seconds=settings.replay_seconds,
+        ack_seconds=settings.ack_seconds,
+        stall_seconds=settings.stall_seconds,
+        stop_seconds=settings.stop_seconds,
+        reopen_attempts=settings.reopen_attempts,
+        outbox_events=settings.outbox_events,
+        message_bytes=settings.max_message_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """One server's parts, wired. `serve` is its whole life."""
+
+    settings: Settings
+    engine: Engine
+    manager: SessionManager
+    metrics: Metrics
+    app: FastAPI
+    server: Server
+
+    async def serve(self, listener: socket.socket, loaded: asyncio.Event | None = None) -> None:
+        """Listen at once, load the backend, serve until the server is told to stop.
+
+        `/healthz` answers while the backend loads and `/readyz` says that it is not ready. `loaded` is set when it is.
+
+        Raises:
+            BackendError: the backend cannot be loaded.
+        """
+        serving = asyncio.create_task(self.server.serve([listener]), name="server")
+        loading = asyncio.create_task(self.engine.load(), name="load")
+        try:
+            await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                loading.result()
+                if loaded is not None:
+                    loaded.set()
+            await serving
+        finally:
+            loading.cancel()
+            if not serving.done():
+                self.server.should_exit = True
+            await asyncio.gather(serving, loading, return_exceptions=True)
+            await self.engine.close()
+
+
+def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge:
+    """Wire everything that the settings ask for.
+
+    Raises:
+        SettingsError: a setting that is wrong, or unsafe.
+        BackendError: `not_installed`.
+    """
+    check_exposure(settings)
+    environ = environment() if env is None else env
+    prefixes = [option_prefix(name) for name in registry.names()]
+    for sentence in unknown_variables(environ, prefixes):
+        log.warning(sentence)
+    engine = make_engine(settings, environ)
+    metrics = Metrics()
+    manager = SessionManager(
+        engine,
+        session_limits(settings),
+        metrics,
+        max_sessions=settings.max_sessions,
+        language=settings.language,
+    )
+    gatekeeper = Gatekeeper(settings.api_keys, settings.allowed_origins)
+    stream = StreamEndpoint(
+        NativeCodec,
+        manager,
+        gatekeeper,
+        metrics,
+        ConnectionLimits(
+            settings.max_connections, settings.start_seconds, settings.send_seconds, settings.max_bad_messages
+        ),
+    )
+    app = FastAPI(title="STT Bridge", version=bridge.__version__, docs_url="/docs", redoc_url=None)
+    app.include_router(health.router(manager))
+    app.include_router(metrics_api.router(metrics, manager, gatekeeper))
+    app.router.routes.append(WebSocketRoute("/v1/stream", stream, name="stream"))
+    app.add_exception_handler(BridgeError, _answer)
+    app.add_exception_handler(HTTPException, _answer_http)
+    server = make_server(
+        app,
+        drain=lambda: manager.drain(settings.shutdown_seconds),
+        max_message_bytes=settings.max_message_bytes,
+        ping_seconds=settings.ping_seconds,
+        ping_timeout_seconds=settings.ping_timeout_seconds,
+        shutdown_seconds=1,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+    )
+    return Bridge(settings, engine, manager, metrics, app, server)
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to serve strangers by accident.
+
+    Raises:
+        SettingsError: reachable from other machines, without a key, and not told `--insecure`.
+    """
+    if not is_loopback(settings.host) and not settings.api_keys and not settings.insecure:
+        raise SettingsError(
+            f"STT_HOST: {settings.host!r} can be reached from other machines and STT_API_KEYS is empty: "
+            "set a key, or pass --insecure if everybody may connect"
+        )
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings, env: dict[str, str] | None = None) -> AsyncIterator[str]:
+    """A server in this process, loaded and listening; yields its address, as `http://127.0.0.1:PORT`.
+
+    For demonstrations and tests; a failure of the server ends the context's body.
+    """
+    built = make_bridge(settings, env)
+    listener = listen(settings.host, settings.port)
+    loaded = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(built.serve(listener, loaded), name="bridge")
+        await loaded.wait()
+        yield address(settings, listener)
+        built.server.stop()
+
+
+def address(settings: Settings, listener: socket.socket) -> str:
+    """The server's address as a client would write it."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if settings.tls_cert else 'http'}://{shown}:{port}"
+
+
+def raise_file_limit(wanted: int) -> None:
+    """Ask for so many file descriptors, as far as the system lets an ordinary process: one a connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+
+
+async def _answer(_: Request, exc: Exception) -> JSONResponse:
+    """A `BridgeError` as HTTP says it."""
+    if not isinstance(exc, BridgeError):
+        raise exc
+    return JSONResponse({"error": {"code": exc.code, "message": str(exc)}}, exc.row.status)
+
+
+async def _answer_http(_: Request, exc: Exception) -> JSONResponse:
+    """The framework's own refusals, in the same shape."""
+    if not isinstance(exc, HTTPException):
+        raise exc
+    code = "not_found" if exc.status_code == 404 else "bad_message"
+    return JSONResponse({"error": {"code": code, "message": str(exc.detail)}}, exc.status_code, exc.headers)

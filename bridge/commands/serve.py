@@ -1,0 +1,125 @@
+"""`stt-bridge serve`: the server, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="serve live transcription over WebSocket",
+        description="Serve until SIGINT or SIGTERM. Options win over STT_* variables, and those over .env.",
+    )
+    parser.add_argument("--backend", help="the engine (STT_BACKEND)")
+    parser.add_argument("--host", help="address to listen on (STT_HOST)")
+    parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (STT_PORT)")
+    parser.add_argument(
+        "--insecure", action="store_const", const=True, help="allow a non-loopback address without an API key"
+    )
+    parser.add_argument("--log-level", help="least level logged (STT_LOG_LEVEL)")
+    parser.add_argument("--log-format", choices=("json", "text"), help="log style (STT_LOG_FORMAT)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve. Returns the exit code: 0 after an orderly stop, 1 if the server failed, 2 for bad settings."""
+    from bridge.app import make_bridge  # noqa: PLC0415 - heavy, and only this command needs it
+    from bridge.observe import logs  # noqa: PLC0415
+    from bridge.settings import Settings, SettingsError  # noqa: PLC0415
+
+    try:
+        settings = Settings.load(
+            backend=args.backend,
+            host=args.host,
+            port=args.port,
+            insecure=args.insecure,
+            log_level=args.log_level,
+            log_format=args.log_format,
+        )
+        logs.configure(settings.log_level, settings.log_format)
+        return _loop_runner()(_serve(make_bridge, settings))
+    except SettingsError as exc:
+        sys.stderr.write(f"stt-bridge: {exc}\n")
+        return 2
+
+
+async def _serve(make_bridge: Callable[[Any], Any], settings: Any) -> int:
+    from backends.base import BackendError  # noqa: PLC0415
+    from bridge.app import address, raise_file_limit  # noqa: PLC0415
+    from bridge.transports.server import listen  # noqa: PLC0415
+
+    raise_file_limit(settings.max_connections + 1_024)
+    try:
+        bridge = make_bridge(settings)
+        listener = listen(settings.host, settings.port)
+    except BackendError as exc:
+        sys.stderr.write(f"stt-bridge: backend {settings.backend}: {exc}\n")
+        return 1
+    except OSError as exc:
+        sys.stderr.write(f"stt-bridge: cannot listen on {settings.host} port {settings.port}: {exc.strerror}\n")
+        return 1
+    url = address(settings, listener)
+    loaded = asyncio.Event()
+    announcing = asyncio.create_task(_announce(settings, url, loaded), name="announce")
+    try:
+        await bridge.serve(listener, loaded)
+    except BackendError as exc:
+        sys.stderr.write(f"stt-bridge: backend {settings.backend} cannot be loaded: {exc}\n")
+        return 1
+    finally:
+        announcing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await announcing
+    _leave_stuck_threads()
+    return 0
+
+
+async def _announce(settings: Any, url: str, loaded: asyncio.Event) -> None:
+    """Say what is served, where, by what, and how to try it."""
+    await loaded.wait()
+    stream = url.replace("http", "ws", 1) + "/v1/stream"
+    key = " --api-key KEY" if settings.api_keys else ""
+    note = (
+        "  note      the embedded engine makes a good first run; for accuracy use another backend\n"
+        if settings.backend == "pocketsphinx"
+        else ""
+    )
+    sys.stderr.write(
+        f"STT Bridge is ready\n"
+        f"  stream    {stream}\n"
+        f"  http      {url}/docs\n"
+        f"  backend   {settings.backend} ({settings.language})\n"
+        f"{note}"
+        f"  try       stt-bridge stream samples/hello.flac --url {stream}{key}\n"
+    )
+    sys.stderr.flush()
+
+
+def _loop_runner() -> Callable[[Awaitable[int]], int]:
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return asyncio.run  # type: ignore[return-value]
+    return uvloop.run  # type: ignore[return-value]
+
+
+def _leave_stuck_threads() -> None:
+    """A thread that is stuck inside a blocking engine must not keep the process: everything else has ended."""
+    stuck = [t for t in threading.enumerate() if t.name.startswith("stt-") and t.is_alive()]
+    if any(_still_alive(t) for t in stuck):
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _still_alive(thread: threading.Thread) -> bool:
+    thread.join(timeout=1)
+    return thread.is_alive()
