@@ -195,7 +195,7 @@ class Utterance:
         if not segments:
             return -math.inf
         likelihood: float = sum(math.log(max(segment.ascore, sys.float_info.min)) for segment in segments)
-        return likelihood / (segments[-1].end_frame + 1)
+        return likelihood / int(segments[-1].end_frame + 1)
 
     def _start(self) -> None:
         best = (self._known + self.spoken).mean
@@ -492,7 +492,7 @@ def _run_child(sock: socket.socket, decoder: Any) -> NoReturn:
             status = 0
         sock.close()
     finally:
-        os._exit(status)  # noqa: SLF001 - documented for just this: a forked child runs no one's exit handlers
+        os._exit(status)  # no exit handler of the zygote runs in a child
 
 
 class Zygote:
