@@ -3,15 +3,18 @@
 A file in any container and codec that FFmpeg knows becomes PCM16 mono at the file's own rate. Raw audio, from
 standard input or from a file without a header, is passed on as it is: its format is the caller's word.
 
-Everything here blocks: on an event loop, iterate on a thread.
+Everything here blocks, except `read_ahead`, which brings a source to an event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import stat
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -28,6 +31,12 @@ STDIN: Final = "-"
 LOWEST_FILE_RATE: Final = 1_000
 HIGHEST_FILE_RATE: Final = 768_000
 """A rate beyond these is a broken header: turning it into sound would make a small file hours long."""
+
+READ_AHEAD_CHUNKS: Final = 16
+"""Chunks that `read_ahead` holds ready: enough to hide the disk."""
+
+READER_JOIN_SECONDS: Final = 0.2
+"""A reader that is told to end does so within one chunk, unless it waits for standard input."""
 
 _SNIFF_BYTES: Final = 12
 _MAGIC: Final = (
@@ -102,6 +111,49 @@ def open_audio(name: str, raw: AudioFormat | None = None) -> AudioSource:
     except ValueError as exc:  # a NUL in the name
         raise AudioFileError(f"{name!r}: {exc}") from None
     return _open(file, name, raw, size=status.st_size if stat.S_ISREG(status.st_mode) else None)
+
+
+async def read_ahead(source: AudioSource, milliseconds: int) -> AsyncGenerator[bytes]:
+    """The source's chunks, read on a thread of its own, which closes the source. Close the generator when done.
+
+    The thread is a daemon: one that waits for standard input keeps no process from ending.
+
+    Raises:
+        AudioFileError: as `AudioSource.chunks` does.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
+    free = threading.Semaphore(READ_AHEAD_CHUNKS)
+    done = threading.Event()
+
+    def post(item: bytes | BaseException | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(queue.put_nowait, item)
+
+    def read() -> None:
+        try:
+            with source:
+                for chunk in source.chunks(milliseconds):
+                    post(chunk)
+                    free.acquire()
+                    if done.is_set():
+                        return
+            post(None)
+        except BaseException as exc:  # noqa: BLE001 - raised again where the chunks are awaited
+            post(exc)
+
+    reader = threading.Thread(target=read, name="audio-reader", daemon=True)
+    reader.start()
+    try:
+        while (item := await queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            free.release()
+            yield item
+    finally:
+        done.set()
+        free.release()
+        reader.join(READER_JOIN_SECONDS)
 
 
 class Readable(Protocol):

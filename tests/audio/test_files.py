@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import math
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from bridge.audio import files
-from bridge.audio.files import AudioFileError, open_audio
+from bridge.audio.files import AudioFileError, open_audio, read_ahead
 from bridge.audio.formats import AudioFormat, Encoding
 
 RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "recordings"
@@ -88,9 +89,7 @@ def test_compressed_files(tmp_path: Path, name: str, codec: str) -> None:
         assert source.duration == pytest.approx(1.5, abs=0.1)
         data = np.frombuffer(b"".join(source.chunks(20)), np.int16)
     assert len(data) == pytest.approx(24_000, abs=2_400)
-    assert np.sqrt(np.mean(data[4000:20000].astype(float) ** 2)) == pytest.approx(
-        8000 / math.sqrt(2), rel=0.1
-    )
+    assert np.sqrt(np.mean(data[4000:20000].astype(float) ** 2)) == pytest.approx(8000 / math.sqrt(2), rel=0.1)
 
 
 def test_chunks_are_of_the_length_asked_for(tmp_path: Path) -> None:
@@ -298,3 +297,59 @@ def test_malformed_recordings_are_refused(name: str) -> None:
         pytest.skip("the shared recordings are not here")
     with pytest.raises(AudioFileError, match="not an audio file"):
         read(path)
+
+
+async def test_read_ahead(tmp_path: Path) -> None:
+    samples = tone(5.0, 16_000)
+    source = open_audio(str(write_wav(tmp_path / "a.wav", samples, 16_000)))
+    assert b"".join([chunk async for chunk in read_ahead(source, 100)]) == samples.tobytes()
+    assert not reader_threads()
+
+
+async def test_read_ahead_raises_what_the_reader_raised(tmp_path: Path) -> None:
+    source = open_audio(str(write_wav(tmp_path / "a.wav", tone(0.1, 16_000), 16_000)))
+    source.chunks = broken_chunks  # type: ignore[method-assign]
+    chunks = read_ahead(source, 100)
+    assert await anext(chunks) == b"ab"
+    with pytest.raises(AudioFileError, match="broken"):
+        await anext(chunks)
+    assert not reader_threads()
+
+
+def broken_chunks(milliseconds: int) -> Any:
+    yield b"ab"
+    raise AudioFileError("broken")
+
+
+async def test_read_ahead_reads_no_further_than_it_must(tmp_path: Path) -> None:
+    source = open_audio(str(write_wav(tmp_path / "a.wav", tone(60.0, 16_000), 16_000)))
+    whole, count = source.chunks, 0
+
+    def counting(milliseconds: int) -> Any:
+        nonlocal count
+        for chunk in whole(milliseconds):
+            count += 1
+            yield chunk
+
+    source.chunks = counting  # type: ignore[method-assign]
+    async with contextlib.aclosing(read_ahead(source, 100)) as chunks:
+        await anext(chunks)
+        await asyncio.sleep(0.2)
+        assert 1 < count <= files.READ_AHEAD_CHUNKS + 2
+    assert not reader_threads()
+
+
+async def test_closing_does_not_wait_for_a_silent_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    monkeypatch.setattr(files.sys, "stdin", FakeStdin(reading))  # type: ignore[attr-defined]
+    async with contextlib.aclosing(read_ahead(open_audio("-", AudioFormat()), 100)) as chunks:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(chunks), 0.05)
+    os.close(writing)
+    for thread in reader_threads():
+        thread.join()
+    os.close(reading)
+
+
+def reader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "audio-reader"]

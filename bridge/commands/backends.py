@@ -1,0 +1,122 @@
+"""`stt-bridge backends`: every engine, whether it can be used here, and what would help."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from bridge.commands.exits import Exit
+
+if TYPE_CHECKING:
+    from backends.base import Capabilities
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command."""
+    parser = subparsers.add_parser(
+        "backends",
+        help="list the engines and whether they can be used here",
+        description="List every engine: available or why not, how to install it, what it can do.",
+    )
+    parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
+    parser.set_defaults(run=run)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One engine. `capabilities` is None where they cannot be told before it is installed and set up."""
+
+    name: str
+    selected: bool
+    available: bool
+    reason: str | None
+    install: str | None
+    capabilities: Capabilities | None
+
+
+def run(args: argparse.Namespace) -> int:
+    """List them. Returns the exit code, which is 0 even if none is available."""
+    rows = survey()
+    if args.json:
+        sys.stdout.write(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
+    else:
+        _print_table(rows)
+    return Exit.OK
+
+
+def survey() -> list[Row]:
+    """Every engine of the registry, the built-in ones first."""
+    from backends import registry  # noqa: PLC0415 - heavy: only where it runs
+    from bridge.settings import Settings, environment  # noqa: PLC0415
+
+    # Not `Settings.load`: a mistake in another setting is no reason to withhold the list.
+    env = environment()
+    selected = env.get("STT_BACKEND", Settings.model_fields["backend"].default)
+    rows = []
+    for name in registry.names():
+        found = registry.probe(name)
+        reason, capabilities = found.reason, None
+        if found.available:
+            reason, capabilities = _describe(name, env)
+        rows.append(Row(name, name == selected, found.available, reason, found.install, capabilities))
+    return rows
+
+
+def _describe(name: str, env: dict[str, str]) -> tuple[str | None, Capabilities | None]:
+    """What keeps an installed engine from being used, and what it can do as it is set up."""
+    from backends import registry  # noqa: PLC0415 - see `survey`
+    from bridge.settings import SettingsError, read_options  # noqa: PLC0415
+
+    try:
+        backend = registry.load_class(name)
+        return None, backend(read_options(name, backend.Options, env)).capabilities
+    except SettingsError as exc:
+        return str(exc), None
+    except Exception as exc:  # noqa: BLE001 - somebody else's code: it must not take the list with it
+        return f"{type(exc).__name__}: {exc}", None
+
+
+def _print_table(rows: list[Row]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - see `survey`
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("", "backend", "status", "can do", "install"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        usable = row.reason is None
+        status = Text(row.reason or "available", style="green" if usable else "yellow")
+        table.add_row(
+            "*" if row.selected else "",
+            Text(row.name, style="bold"),
+            status,
+            ", ".join(abilities(row.capabilities)) if row.capabilities else "",
+            Text(row.install or ""),
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    if any(row.selected for row in rows):
+        console.print("\n* selected (STT_BACKEND)")
+    else:
+        console.print("\nSTT_BACKEND selects none of these")
+
+
+def abilities(can: Capabilities) -> list[str]:
+    """The capabilities in words."""
+    named: list[tuple[Any, str]] = [
+        (can.partials, "live partials"),
+        (can.word_times, "word times"),
+        (can.confidences, "confidences"),
+        (can.phrases, "phrases"),
+        (can.languages, "languages: " + " ".join(can.languages)),
+        (can.max_streams is not None, f"{can.max_streams} streams"),
+        (
+            can.max_stream_seconds is not None,
+            f"{can.max_stream_seconds:g} s a stream" if can.max_stream_seconds else "",
+        ),
+    ]
+    return [text for condition, text in named if condition]

@@ -1,0 +1,185 @@
+"""`stt-bridge demo`: a server of its own, a recording streamed to it in real time, and how well that went."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from bridge.commands.exits import Exit, complain, epilog
+from bridge.commands.stream import Interrupts, Sender, converse, show_message, stream_url
+
+if TYPE_CHECKING:
+    from bridge.audio.files import AudioSource
+    from bridge.protocols.native import ServerMessage
+    from bridge.settings import Settings
+
+SAMPLES: Final = Path(__file__).resolve().parents[2] / "samples"
+CHUNK_MS: Final = 100
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="start a server, stream a recording to it, show the captions",
+        description="Start a server, stream a recording to it in real time, show partials turning into finals.",
+        epilog=epilog(Exit.OK, Exit.FAILED, Exit.USAGE, Exit.UNREADABLE, Exit.INTERRUPTED),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", nargs="?", metavar="FILE", help="audio file (default: the project's demo recording)")
+    parser.add_argument("--backend", metavar="NAME", help="the engine (STT_BACKEND)")
+    parser.add_argument("--fast", action="store_true", help="as fast as the server accepts; measures no latency")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show it. Returns the exit code."""
+    from backends.base import BackendError  # noqa: PLC0415 - heavy: only where it runs
+    from bridge.audio.files import AudioFileError, open_audio  # noqa: PLC0415
+    from bridge.client import ClientError  # noqa: PLC0415
+    from bridge.observe import logs  # noqa: PLC0415
+    from bridge.settings import SettingsError  # noqa: PLC0415
+
+    path = Path(args.file) if args.file else SAMPLES / "demo.flac"
+    if not args.file and not path.exists():
+        complain("the project's recordings are not installed; name one: stt-bridge demo FILE")
+        return Exit.UNREADABLE
+    logs.configure("error", "text")
+    try:
+        source = open_audio(str(path))
+        asyncio.run(_demo(args, _settings(args.backend), path, source))
+    except AudioFileError as exc:
+        complain(exc)
+        return Exit.UNREADABLE
+    except SettingsError as exc:
+        complain(exc)
+        return Exit.USAGE
+    except (BackendError, ClientError) as exc:
+        complain(exc)
+        return Exit.FAILED
+    except asyncio.CancelledError:
+        return Exit.INTERRUPTED
+    return Exit.OK
+
+
+def _settings(backend: str | None) -> Settings:
+    """The engine's settings from the environment, and nothing of how the real server is reached."""
+    from bridge.settings import Settings, environment  # noqa: PLC0415 - see `run`
+
+    env = {name: value for name, value in environment().items() if name in {"STT_BACKEND", "STT_LANGUAGE"}}
+    return Settings.load(env, None, backend=backend, host="127.0.0.1", port=0)
+
+
+async def _demo(args: argparse.Namespace, settings: Settings, path: Path, source: AudioSource) -> None:
+    from bridge.app import serving  # noqa: PLC0415 - see `run`
+
+    _say(f"loading the backend {settings.backend}")
+    try:
+        async with serving(settings) as url:
+            _say(f"streaming {path.name} to {url} in real time" if not args.fast else f"streaming {path.name} to {url}")
+            await _watch(stream_url(url), path, source, paced=not args.fast)
+    except BaseExceptionGroup as group:
+        raise _first(group) from None  # the server runs in a task group
+
+
+async def _watch(url: str, path: Path, source: AudioSource, *, paced: bool) -> None:
+    from bridge.client import connect  # noqa: PLC0415 - see `run`
+    from bridge.commands.display import Captions  # noqa: PLC0415
+    from bridge.protocols.native import FinalMessage, StartMessage  # noqa: PLC0415
+
+    finals: list[str] = []
+    latencies = Latencies()
+    start = StartMessage(sample_rate=source.format.sample_rate)
+    with Captions(live=True) as captions, Interrupts() as interrupts:
+        async with connect(url, start) as client:
+            sender = Sender(client, source, milliseconds=CHUNK_MS, paced=paced)
+
+            def show(message: ServerMessage) -> None:
+                if sender.origin is not None:
+                    latencies.take(message, asyncio.get_running_loop().time() - sender.origin)
+                if isinstance(message, FinalMessage):
+                    finals.append(message.text)
+                show_message(captions, message)
+
+            with interrupts.call_first(sender.interrupt):
+                await converse(client, sender, show)
+    if sender.unreadable is not None:
+        raise sender.unreadable
+    _report(path, " ".join(finals), latencies if paced else None, whole=not sender.interrupted)
+
+
+def _report(path: Path, heard: str, latencies: Latencies | None, *, whole: bool) -> None:
+    from bridge.transcript import word_errors  # noqa: PLC0415 - see `run`
+
+    reference = known_transcript(path) if whole else None
+    if reference is not None:
+        errors, words = word_errors(reference, heard)
+        rate = f"{errors / words:.1%}" if words else "-"
+        _say(f"word error rate   {rate} ({errors} of {words} words)")
+    if latencies is not None:
+        for title, values in (("partial", latencies.partials), ("final", latencies.finals)):
+            if values:
+                median, most = statistics.median(values) * 1000, max(values) * 1000
+                _say(f"{title} latency".ljust(18) + f"{median:.0f} ms after the word (median; longest {most:.0f} ms)")
+
+
+class Latencies:
+    """How long after a word was spoken it was shown, in seconds."""
+
+    def __init__(self) -> None:
+        self.partials: list[float] = []
+        """For each new word of a partial."""
+        self.finals: list[float] = []
+        """For each final, from the end of its last word."""
+        self._newest = 0.0
+
+    def take(self, message: ServerMessage, now: float) -> None:
+        """A message that came at `now`, on the clock of the audio."""
+        from bridge.protocols.native import FinalMessage, PartialMessage  # noqa: PLC0415 - see `run`
+
+        match message:
+            case PartialMessage():
+                end = message.words[-1].end if message.words else message.end
+                if end > self._newest:
+                    self._newest = end
+                    self.partials.append(now - end)
+            case FinalMessage() if message.text:
+                self.finals.append(now - (message.words[-1].end if message.words else message.end))
+            case _:
+                pass
+
+
+def known_transcript(path: Path) -> str | None:
+    """What is said in a recording of the project, if the manifest beside it tells."""
+    try:
+        manifest = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return _find(manifest, path.name)
+
+
+def _find(node: Any, name: str) -> str | None:
+    """The transcript in the manifest's entry for this file."""
+    if isinstance(node, dict):
+        if name in {node.get("file"), node.get("path"), node.get("name")}:
+            text = node.get("transcript", node.get("text"))
+            return text if isinstance(text, str) else None
+        node = list(node.values())
+    if isinstance(node, list):
+        return next((text for item in node if (text := _find(item, name)) is not None), None)
+    return None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
