@@ -181,8 +181,8 @@ class Utterance:
         return [
             Word(
                 text=_VARIANT.sub("", segment.word),
-                start=min(last, begin + segment.start_frame / 100),
-                end=min(last, begin + (segment.end_frame + 1) / 100),
+                start=min(last, round(begin + segment.start_frame / 100, 3)),
+                end=min(last, round(begin + (segment.end_frame + 1) / 100, 3)),
                 confidence=min(1.0, max(0.0, segment.prob)),
             )
             for segment in self._decoder.seg() or ()
@@ -351,7 +351,10 @@ class Recognizer:
         return words
 
     def _split(self, utterance: Utterance, now: int) -> Result:
-        """End an utterance that grew too long in its quietest place of late, and begin the next one there."""
+        """End an utterance that grew too long in its quietest place of late, and begin the next one there.
+
+        A grammar hears nothing in what does not end with a phrase: 25 s without a pause are no row of commands.
+        """
         words = self._end(utterance, now)
         late = now - CUT_SEARCH_FRAMES * FRAME_SAMPLES
         cut = late + quietest(bytes(utterance.audio[(late - utterance.begin) * 2 :])) * FRAME_SAMPLES

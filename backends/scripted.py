@@ -185,15 +185,17 @@ class _Player:
     def _result(self, scripted: Scripted) -> Result:
         start = max(0.0, scripted.start - self._config.start)
         end = max(start, scripted.end - self._config.start)
-        texts = scripted.text.split()
-        step = (end - start) / max(1, len(texts))
-        words = tuple(Word(t, start + i * step, start + (i + 1) * step, 1.0) for i, t in enumerate(texts))
+        words: tuple[Word, ...] = ()
+        if scripted.is_final and self._config.words:
+            texts = scripted.text.split()
+            step = (end - start) / max(1, len(texts))
+            words = tuple(Word(t, start + i * step, start + (i + 1) * step, 1.0) for i, t in enumerate(texts))
         return Result(
             scripted.text,
             scripted.is_final,
             start,
             end,
-            words if self._config.words and scripted.is_final else (),
+            words,
             stability=None if scripted.is_final else 0.5,
             confidence=1.0 if scripted.is_final else None,
         )

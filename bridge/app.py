@@ -7,13 +7,12 @@ import contextlib
 import logging
 import resource
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import WebSocketRoute
 
 import bridge
 from backends import registry
@@ -29,7 +28,7 @@ from bridge.session.manager import SessionManager
 from bridge.session.session import SessionLimits
 from bridge.settings import Settings, SettingsError, environment, option_prefix, read_options, unknown_variables
 from bridge.transports.server import Server, listen, make_server
-from bridge.transports.websocket import ConnectionLimits, StreamEndpoint
+from bridge.transports.websocket import ConnectionLimits, Message, Receive, Send, StreamEndpoint, refuse
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +85,6 @@ class Bridge:
     engine: Engine
     manager: SessionManager
     metrics: Metrics
-    app: FastAPI
     server: Server
 
     async def serve(self, listener: socket.socket, loaded: asyncio.Event | None = None) -> None:
@@ -148,11 +146,10 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     app = FastAPI(title="STT Bridge", version=bridge.__version__, docs_url="/docs", redoc_url=None)
     app.include_router(health.router(manager))
     app.include_router(metrics_api.router(metrics, manager, gatekeeper))
-    app.router.routes.append(WebSocketRoute("/v1/stream", stream, name="stream"))
     app.add_exception_handler(BridgeError, _answer)
     app.add_exception_handler(HTTPException, _answer_http)
     server = make_server(
-        app,
+        Gateway(app, {"/v1/stream": stream}),
         drain=lambda: manager.drain(settings.shutdown_seconds),
         max_message_bytes=settings.max_message_bytes,
         ping_seconds=settings.ping_seconds,
@@ -161,7 +158,29 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
     )
-    return Bridge(settings, engine, manager, metrics, app, server)
+    return Bridge(settings, engine, manager, metrics, server)
+
+
+class Gateway:
+    """The application as the server sees it: sockets go straight to their endpoints, the rest to FastAPI.
+
+    FastAPI's dozen layers of middleware would be awaited through at every frame.
+    """
+
+    def __init__(self, http: FastAPI, sockets: Mapping[str, StreamEndpoint]) -> None:
+        self._http = http
+        self._sockets = sockets
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one connection or request."""
+        if scope["type"] != "websocket":
+            await self._http(scope, receive, send)
+            return
+        endpoint = self._sockets.get(scope["path"])
+        if endpoint is None:
+            await refuse(send, BridgeError("not_found"))
+        else:
+            await endpoint(scope, receive, send)
 
 
 def check_exposure(settings: Settings) -> None:

@@ -97,7 +97,7 @@ class StreamEndpoint:
                 raise BridgeError("at_capacity", "too many connections")
         except BridgeError as exc:
             self._metrics.refused.labels(exc.code).inc()
-            await _refuse(send, exc)
+            await refuse(send, exc)
             return
         await send({"type": "websocket.accept", "subprotocol": admission.subprotocol})
         began = time.monotonic()
@@ -295,7 +295,7 @@ def _error(error: BridgeError) -> Error:
     return Error(None, error.code, str(error), error.fatal, error.row.retryable)
 
 
-async def _refuse(send: Send, error: BridgeError) -> None:
+async def refuse(send: Send, error: BridgeError) -> None:
     """Answer the upgrade request with the error's HTTP status and a JSON body."""
     body = msgspec.json.encode({"error": {"code": error.code, "message": str(error)}})
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
