@@ -155,7 +155,7 @@ class PocketSphinxBackend(AsyncBackend):
         except BackendError:
             if zygote.alive:
                 raise
-        # It died between two streams, and the loop had not heard of it yet.
+        # It died or hung between two streams, and nobody had noticed. Streams that it forked go on without it.
         return await (await self._running()).open(config, self._settings.phrases)
 
     async def _running(self) -> _Zygote:
@@ -164,7 +164,7 @@ class PocketSphinxBackend(AsyncBackend):
                 if self._zygote:
                     logger.warning("the pocketsphinx process is gone; starting another")
                     zygote, self._zygote = self._zygote, None
-                    await zygote.stop()
+                    await zygote.stop(kill=True)
                 self._zygote = await _Zygote.start(self._settings)
             return self._zygote
 

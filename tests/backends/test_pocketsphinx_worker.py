@@ -6,6 +6,7 @@ import math
 import random
 import wave
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def recording(name: str) -> bytes:
     if not path.exists():
         pytest.skip(f"needs the recording {name} beside the project")
     with wave.open(str(path)) as file:
-        return file.readframes(file.getnframes())
+        audio: bytes = file.readframes(file.getnframes())
+    return audio
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_free_speech_is_recognized_with_times_and_confidences(decoder: Any) -> N
     assert partials[0].text == ""
     assert partials[0].start == final.start
     assert len({partial.text for partial in partials}) > 5
-    assert all(a.text != b.text for a, b in zip(partials[1:], partials[2:], strict=False))
+    assert all(a.text != b.text for a, b in pairwise(partials[1:]))
 
 
 def test_the_outcome_does_not_depend_on_the_chunks(commands: Any) -> None:
@@ -109,7 +111,7 @@ def test_finals_follow_each_other_and_reach_the_end(commands: Any, cut: int) -> 
     audio = bytes(SECOND) + recording("cards-001.wav")[: -cut * 2 or None]
     results = finals(recognize(recognizer(commands), audio))
     assert results[-1].end == len(audio) / SECOND
-    for before, after in zip(results, results[1:], strict=False):
+    for before, after in pairwise(results):
         assert before.end <= after.start <= after.end
 
 
@@ -123,7 +125,7 @@ def test_silence_is_finalized_every_five_seconds_but_for_what_speech_may_still_t
     results = list(engine.feed(bytes(21 * SECOND)))
     assert [result.text for result in results] == [""] * 4
     assert results[0].start == 0
-    for before, after in zip(results, results[1:], strict=False):
+    for before, after in pairwise(results):
         assert before.end == after.start
     assert 21 - 5.1 < results[-1].end <= 21 - 0.7
     assert [result.end for result in engine.end()] == [21]
@@ -170,7 +172,7 @@ def test_an_overlong_utterance_is_cut_without_losing_or_doubling_a_word(
     assert said(results) == "eight of spades four of clubs seven of hearts"
     texts = [result.text for result in results if result.text]
     assert len(texts) > 1
-    for before, after in zip(results, results[1:], strict=False):
+    for before, after in pairwise(results):
         assert before.end == after.start
 
 
