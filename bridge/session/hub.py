@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from bridge.protocols.events import Ack, Closed, Partial, ServerEvent
+from bridge.protocols.events import Ack, Closed, Final, Partial, ServerEvent
 
 
 class Outbox:
@@ -33,7 +33,8 @@ class Outbox:
         elif isinstance(event, Ack):
             self._ack = event
         else:
-            self._partial = None  # older than this event, and out of date with it
+            if isinstance(event, Final):
+                self._partial = None  # the final replaces it
             self._lasting.append(event)
             if isinstance(event, Closed):
                 self._closed = True

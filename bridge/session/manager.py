@@ -7,7 +7,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
@@ -54,10 +54,14 @@ class SessionManager:
         """A new session, open for as long as the context lasts. The caller runs it.
 
         Raises:
-            BridgeError: `at_capacity`, `not_ready` or `shutting_down`.
+            BridgeError: `at_capacity`, `not_ready`, `shutting_down` or `unsupported_language`.
         """
         if refusal := self.refusal():
             raise refusal
+        language = start.language or self._language
+        if not speaks(self.engine.capabilities.languages, language):
+            known = ", ".join(self.engine.capabilities.languages)
+            raise BridgeError("unsupported_language", f"the backend {self.engine.name} knows {known}")
         began = time.monotonic()
         observer = self._metrics.session(protocol, self.engine.name)
         with self.engine.lease():
@@ -68,7 +72,7 @@ class SessionManager:
                 self.engine,
                 self.limits,
                 observer=observer,
-                default_language=self._language,
+                language=language,
             )
             self._open.add(session)
             self._drained.clear()
@@ -113,3 +117,13 @@ class SessionManager:
     def _count(self) -> None:
         self._metrics.sessions_open.set(len(self._open))
         self._metrics.backend_streams.labels(self.engine.name).set(self.engine.streams)
+
+
+def speaks(languages: Collection[str], wanted: str) -> bool:
+    """Whether a backend that lists these BCP 47 tags takes the wanted one; a bare `en` covers every English."""
+    if not languages:
+        return True
+    tag = wanted.lower()
+    known = {language.lower() for language in languages}
+    primary = tag.partition("-")[0]
+    return tag in known or primary in known or (tag == primary and any(k.startswith(f"{tag}-") for k in known))

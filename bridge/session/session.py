@@ -88,10 +88,10 @@ class Session:
         limits: SessionLimits,
         *,
         observer: SessionObserver,
-        default_language: str = "en-US",
+        language: str,
     ) -> None:
         self.id = session_id
-        self.language = start.language or default_language
+        self.language = language
         self._start = start
         self._engine = engine
         self._limits = limits
@@ -183,14 +183,18 @@ class Session:
         self._end_code = code
         self._buffer.append(self._decoder.finish(), self._loop.time())
         self._buffer.close()
-        if self._run_scope is not None:
-            self._run_scope.reschedule(self._loop.time() + self._limits.stop_seconds)
+        self._limit_stop()
 
     def refuse(self, error: BridgeError) -> None:
         """End the session for a fatal fault of the client's; what was accepted before is still finalized."""
         if not self.stopping:
             self._fail(error)
             self.stop(error.code)
+
+    def _limit_stop(self) -> None:
+        """What is left must be finalized within a limit; before `run`, there is nothing to limit."""
+        if self._run_scope is not None:
+            self._run_scope.reschedule(self._loop.time() + self._limits.stop_seconds)
 
     # The session's own task
 
@@ -199,6 +203,8 @@ class Session:
         self._watch_handle = self._loop.call_later(self._watch_interval(), self._watch)
         try:
             async with asyncio.timeout(None) as self._run_scope:
+                if self.stopping:
+                    self._limit_stop()
                 await self._drive()
         except TimeoutError:
             self._break(BridgeError("backend_stalled", "the backend did not finish in time"))
@@ -410,8 +416,8 @@ class Session:
         self._watch_handle = self._loop.call_later(self._watch_interval(), self._watch)
 
     def _waiting(self, reader: AudioReader | None) -> bool:
-        """Whether the backend owes something: audio to read, or the end of a stream whose audio ended."""
-        return reader is not None and (self._buffer.unread > 0 or reader.ended)
+        """Whether the backend owes something: to read audio, the answer to a flush, or the end of its stream."""
+        return reader is not None and (self._buffer.unread > 0 or reader.ended or reader.flushed > self._buffer.start)
 
     # Small things
 
