@@ -116,6 +116,9 @@ class Settings(BaseModel):
     def _tls_is_whole(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("STT_TLS_CERT and STT_TLS_KEY belong together: set both or neither")
+        for name, path in (("STT_TLS_CERT", self.tls_cert), ("STT_TLS_KEY", self.tls_key)):
+            if path is not None and not path.is_file():
+                raise ValueError(f"{name}: {str(path)!r} is not allowed: it should be a file that exists")
         return self
 
     @classmethod
@@ -204,6 +207,7 @@ def _sentences(exc: ValidationError, prefix: str, secrets: set[str]) -> str:
             continue
         name = str(error["loc"][0])
         shown = "the value given" if name in secrets else repr(str(error["input"])[:80])
-        allowed = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        _, should, rest = error["msg"].partition("should ")  # "Input should …", "String should …"
+        allowed = should + rest or error["msg"].removeprefix("Value error, ")
         lines.append(f"{prefix}{name.upper()}: {shown} is not allowed: it {allowed}")
     return "\n".join(lines)

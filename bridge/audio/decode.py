@@ -92,8 +92,9 @@ class StreamDecoder:
         encoding = self._format.encoding
         if encoding is Encoding.PCM_F32LE:
             samples = np.frombuffer(data, "<f4")
-            # What is not a number is no sound; beyond full scale it is clipped with everything else.
-            samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
+            # What is not a number is no sound. Beyond full scale it is clipped here: the largest floats would
+            # overflow in the mean and in the resampler.
+            samples = np.clip(np.nan_to_num(samples, nan=0.0), -1.0, 1.0)
         elif encoding is Encoding.PCM_S16LE:
             samples = np.frombuffer(data, "<i2").astype(np.float32) / 32768
         else:

@@ -24,7 +24,13 @@ from bridge.protocols.events import Audio, ClientEvent, Flush, ServerEvent, Star
 VERSION: Final = 1
 MAX_PHRASES: Final = 500
 MAX_PHRASE_CHARS: Final = 100
+MAX_ID_CHARS: Final = 200  # an `audio_id` goes back with every result
 
+# Wide enough for `AudioFormat` to say what is allowed, narrow enough that its sentence stays one.
+Count = Annotated[int, msgspec.Meta(ge=-(10**9), le=10**9)]
+AudioId = (
+    Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)] | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+)
 Phrase = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PHRASE_CHARS)]
 
 
@@ -32,8 +38,8 @@ class StartMessage(msgspec.Struct, tag="start", frozen=True):
     """Opens the session. Every field has a default."""
 
     encoding: Annotated[str, msgspec.Meta(max_length=40)] = "pcm_s16le"
-    sample_rate: int = 16_000
-    channels: int = 1
+    sample_rate: Count = 16_000
+    channels: Count = 1
     language: Annotated[str, msgspec.Meta(min_length=1, max_length=35)] | None = None
     partials: bool = True
     words: bool = True
@@ -68,7 +74,7 @@ class LegacyAudioMessage(msgspec.Struct, frozen=True):
     """What the earliest Android clients send: no `start`, no `type`; results carry the `audio_id` back."""
 
     content: str
-    audio_id: str | int | None = None
+    audio_id: AudioId | None = None
 
 
 ClientMessage = StartMessage | AudioMessage | FlushMessage | StopMessage
@@ -249,7 +255,7 @@ class NativeCodec:
             message = _decode_client.decode(text)
         except msgspec.ValidationError as exc:
             return self._receive_untyped(text, exc)
-        except (msgspec.DecodeError, RecursionError) as exc:
+        except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as exc:
             raise BridgeError("bad_message", f"not JSON that can be read: {_short(exc)}") from None
         match message:
             case AudioMessage():
@@ -273,15 +279,17 @@ class NativeCodec:
         if "`type`" in reason:
             try:
                 legacy = _decode_legacy.decode(text)
-            except msgspec.ValidationError:
-                raise BridgeError("bad_message", reason) from None
+            except (msgspec.DecodeError, RecursionError) as exc:  # what follows the first fault may be no JSON at all
+                better = reason if '"content"' not in text[:200] else _short(exc)
+                raise BridgeError("bad_message", better) from None
+            audio = Audio(_base64(legacy.content))
             started: list[ClientEvent] = []
             if self._state == "connected":
                 self._enter("start")
                 started.append(Start())
             self._enter("audio")
             self._audio_id = legacy.audio_id
-            return [*started, Audio(_base64(legacy.content))]
+            return [*started, audio]
         if self._state == "connected" and '"start"' in text[:200]:
             raise BridgeError("bad_start", reason) from None
         raise BridgeError("bad_message", reason) from None

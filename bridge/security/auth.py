@@ -64,7 +64,24 @@ class Gatekeeper:
         if origin is None:
             return True
         origin = origin.rstrip("/").lower()
-        return origin in self._origins or urlsplit(origin).netloc == headers.get("host", "").lower()
+        if origin in self._origins:
+            return True
+        try:
+            page = urlsplit(origin)
+            name = page.hostname or ""
+        except ValueError:
+            return False
+        # A page that this server's own address serves. A name other than localhost proves nothing: a stranger's
+        # name can be made to resolve to this machine, and then the Host header says it too (DNS rebinding).
+        return page.netloc == headers.get("host", "").lower() and (name == "localhost" or _is_address(name))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:
