@@ -58,10 +58,9 @@ def survey() -> list[Row]:
     rows = []
     for name in registry.names():
         found = registry.probe(name)
-        reason, capabilities = found.reason, None
-        if found.available:
-            reason, capabilities = _describe(name, env)
-        rows.append(Row(name, name == selected, found.available, reason, found.install, capabilities))
+        reason, capabilities = _describe(name, env) if found.available else (found.reason, None)
+        usable = found.available and reason is None
+        rows.append(Row(name, name == selected, usable, reason, found.install, capabilities))
     return rows
 
 
@@ -88,8 +87,7 @@ def _print_table(rows: list[Row]) -> None:
     for title in ("", "backend", "status", "can do", "install"):
         table.add_column(title, overflow="fold")
     for row in rows:
-        usable = row.reason is None
-        status = Text(row.reason or "available", style="green" if usable else "yellow")
+        status = Text("available" if row.available else row.reason or "", style="green" if row.available else "yellow")
         table.add_row(
             "*" if row.selected else "",
             Text(row.name, style="bold"),

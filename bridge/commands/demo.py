@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import statistics
 import sys
@@ -14,7 +15,6 @@ from bridge.commands.exits import Exit, complain, epilog
 from bridge.commands.stream import Interrupts, Sender, converse, show_message, stream_url
 
 if TYPE_CHECKING:
-    from bridge.audio.files import AudioSource
     from bridge.protocols.native import ServerMessage
     from bridge.settings import Settings
 
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
         return Exit.UNREADABLE
     logs.configure("error", "text")
     try:
-        source = open_audio(str(path))
-        asyncio.run(_demo(args, _settings(args.backend), path, source))
+        open_audio(str(path)).close()  # what is no audio is to be refused before the server starts
+        asyncio.run(_demo(args, _settings(args.backend), path))
     except AudioFileError as exc:
         complain(exc)
         return Exit.UNREADABLE
@@ -75,28 +75,31 @@ def _settings(backend: str | None) -> Settings:
     return Settings.load(env, None, backend=backend, host="127.0.0.1", port=0)
 
 
-async def _demo(args: argparse.Namespace, settings: Settings, path: Path, source: AudioSource) -> None:
+async def _demo(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     from bridge.app import serving  # noqa: PLC0415 - see `run`
 
     _say(f"loading the backend {settings.backend}")
     try:
         async with serving(settings) as url:
             _say(f"streaming {path.name} to {url} in real time" if not args.fast else f"streaming {path.name} to {url}")
-            await _watch(stream_url(url), path, source, paced=not args.fast)
+            await _watch(stream_url(url), path, paced=not args.fast)
     except BaseExceptionGroup as group:
         raise _first(group) from None  # the server runs in a task group
 
 
-async def _watch(url: str, path: Path, source: AudioSource, *, paced: bool) -> None:
-    from bridge.client import connect  # noqa: PLC0415 - see `run`
+async def _watch(url: str, path: Path, *, paced: bool) -> None:
+    from bridge.audio.files import open_audio  # noqa: PLC0415 - see `run`
+    from bridge.client import connect  # noqa: PLC0415
     from bridge.commands.display import Captions  # noqa: PLC0415
     from bridge.protocols.native import FinalMessage, StartMessage  # noqa: PLC0415
 
     finals: list[str] = []
     latencies = Latencies()
-    start = StartMessage(sample_rate=source.format.sample_rate)
-    with Captions(live=True) as captions, Interrupts() as interrupts:
+    with contextlib.ExitStack() as unread, Captions(live=True) as captions, Interrupts() as interrupts:
+        source = unread.enter_context(open_audio(str(path)))
+        start = StartMessage(sample_rate=source.format.sample_rate)
         async with connect(url, start) as client:
+            unread.pop_all()  # from here on the source belongs to the thread that reads it
             sender = Sender(client, source, milliseconds=CHUNK_MS, paced=paced)
 
             def show(message: ServerMessage) -> None:

@@ -140,7 +140,12 @@ async def _stream(args: argparse.Namespace, source: AudioSource) -> int:
     from bridge.commands.display import Captions  # noqa: PLC0415
     from bridge.protocols.native import StartMessage  # noqa: PLC0415
 
-    with Captions(live=not args.no_display, to_stdout=not args.json) as captions, Interrupts() as interrupts:
+    with (
+        contextlib.ExitStack() as unread,
+        Captions(live=not args.no_display, to_stdout=not args.json) as captions,
+        Interrupts() as interrupts,
+    ):
+        unread.enter_context(source)
         start = StartMessage(
             encoding=source.format.encoding.value,
             sample_rate=source.format.sample_rate,
@@ -159,6 +164,7 @@ async def _stream(args: argparse.Namespace, source: AudioSource) -> int:
         key = args.api_key or os.environ.get("STT_API_KEY") or None
         async with connect(stream_url(args.url), start, api_key=key) as client:
             show(client.ready)
+            unread.pop_all()  # from here on the source belongs to the thread that reads it
             sender = Sender(client, source, milliseconds=args.chunk_ms, paced=not args.fast)
             with interrupts.call_first(sender.interrupt):
                 await converse(client, sender, show)

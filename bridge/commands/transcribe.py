@@ -10,16 +10,17 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from bridge.commands.exits import Exit, complain, epilog
 from bridge.commands.stream import add_raw_options, phrases, raw_format
 
 if TYPE_CHECKING:
-    from bridge.audio.files import AudioSource
+    from bridge.audio.files import AudioFileError, AudioSource
     from bridge.audio.formats import AudioFormat
-    from bridge.session.engine import Engine
-    from bridge.session.session import SessionLimits
+    from bridge.protocols.events import Start
+    from bridge.session.manager import SessionManager
+    from bridge.session.session import Session, SessionLimits
     from bridge.settings import Settings
     from bridge.transcript import Segment
 
@@ -108,29 +109,37 @@ def output_paths(files: list[str], output: Path | None, format_: str) -> list[Pa
 async def _transcribe(
     args: argparse.Namespace, settings: Settings, targets: list[Path | None], raw: AudioFormat | None
 ) -> int:
-    from bridge.app import open_engine  # noqa: PLC0415 - see `run`
+    from bridge.app import open_engine, session_limits  # noqa: PLC0415 - see `run`
     from bridge.audio.files import AudioFileError, open_audio  # noqa: PLC0415
+    from bridge.observe.metrics import Metrics  # noqa: PLC0415
+    from bridge.protocols.events import Start  # noqa: PLC0415
+    from bridge.session.manager import SessionManager  # noqa: PLC0415
     from bridge.transcript import FORMATS as WRITERS  # noqa: PLC0415
 
     if args.output is not None:
         args.output.mkdir(parents=True, exist_ok=True)
     unreadable = failed = 0
     async with open_engine(settings) as engine:
+        manager = SessionManager(
+            engine, without_clock(session_limits(settings)), Metrics(), max_sessions=1, language=settings.language
+        )
         for name, target in zip(args.files, targets, strict=True):
-            segments: list[Segment] = []
-            job = Job(engine, settings, segments.append, phrases=args.phrases)
             try:
-                with open_audio(name, raw) as source, _progress(name, source, quiet=args.quiet) as progress:
-                    await job.run(source, progress)
+                source = open_audio(name, raw)
+                start = Start(source.format, partials=False, phrases=args.phrases)
+                with _progress(name, source, quiet=args.quiet) as progress:
+                    segments, broken = await transcribe(manager, start, source, progress)
             except AudioFileError as exc:
-                complain(exc)
-                unreadable += 1
-                if not segments:
-                    continue
+                segments, broken = [], exc
             except SessionFailed as exc:
                 complain(f"{name}: {exc}")
                 failed += 1
                 continue
+            if broken is not None:
+                complain(broken)
+                unreadable += 1
+                if not segments:
+                    continue
             document = WRITERS[args.format](segments)
             if target is None:
                 title = f"==> {name} <==\n" if len(args.files) > 1 else ""
@@ -147,61 +156,45 @@ class SessionFailed(Exception):  # noqa: N818 - it says what happened
     """The engine did not get to the end of the audio."""
 
 
-class Job:
-    """One source through one session of the engine, as fast as the session takes it."""
+async def transcribe(
+    manager: SessionManager, start: Start, source: AudioSource, progress: Callable[[float], None]
+) -> tuple[list[Segment], AudioFileError | None]:
+    """The finals of one source, fed as fast as a session takes it, and why the audio broke off, if it did.
 
-    def __init__(
-        self, engine: Engine, settings: Settings, on_final: Callable[[Segment], None], *, phrases: tuple[str, ...] = ()
-    ) -> None:
-        self._engine = engine
-        self._settings = settings
-        self._on_final = on_final
-        self._phrases = phrases
+    `progress` is told the seconds that were taken in; the source is closed.
 
-    async def run(self, source: AudioSource, progress: Callable[[float], None]) -> None:
-        """All of it; `progress` is told the seconds that were taken in.
+    Raises:
+        BridgeError: there can be no such session.
+        SessionFailed: the session did not end well.
+    """
+    from bridge.protocols import events  # noqa: PLC0415 - see `run` above
+    from bridge.transcript import Segment  # noqa: PLC0415
 
-        Raises:
-            AudioFileError: the audio breaks off; what came before has been transcribed.
-            SessionFailed: the session did not end well.
-        """
-        from bridge.app import session_limits  # noqa: PLC0415 - see `run` above
-        from bridge.audio.files import AudioFileError  # noqa: PLC0415
-        from bridge.protocols import events  # noqa: PLC0415
-        from bridge.session.session import Session  # noqa: PLC0415
-        from bridge.transcript import Segment  # noqa: PLC0415
-
-        start = events.Start(source.format, language=self._settings.language, partials=False, phrases=self._phrases)
-        session = Session(
-            "transcribe", start, self._engine, without_clock(session_limits(self._settings)), observer=Unobserved()
-        )
-        outbox = session.subscribe()
-        failure: SessionFailed | None = None
-        unreadable: AudioFileError | None = None
-        async with asyncio.TaskGroup() as group:
+    segments: list[Segment] = []
+    failure: SessionFailed | None = None
+    with contextlib.ExitStack() as unread:
+        unread.enter_context(source)
+        async with manager.session(start, "file") as session, asyncio.TaskGroup() as group:
+            unread.pop_all()  # from here on the source belongs to the thread that reads it
+            outbox = session.subscribe()
             group.create_task(session.run(), name="session")
             feeding = group.create_task(_feed(session, source, progress), name="feed")
             while batch := await outbox.get():
                 for event in batch:
                     match event:
                         case events.Final():
-                            self._on_final(Segment.of(event))
-                        case events.Error():
+                            segments.append(Segment.of(event))
+                        case events.Error(fatal=True):
                             failure = SessionFailed(f"{event.message} ({event.code})")
                         case _:
                             pass
-                if isinstance(batch[-1], events.Closed):
-                    break
-            feeding.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                unreadable = await feeding
-        if failure is not None:
-            raise failure
-        if unreadable is not None:
-            raise unreadable
+            unreadable = await feeding
+    if failure is not None:
+        raise failure
+    return segments, unreadable
 
 
-async def _feed(session: Any, source: AudioSource, progress: Callable[[float], None]) -> Any:
+async def _feed(session: Session, source: AudioSource, progress: Callable[[float], None]) -> AudioFileError | None:
     """All the audio, then stop. Returns why the audio broke off, if it did."""
     from bridge.audio.files import AudioFileError, read_ahead  # noqa: PLC0415 - see `run`
 
@@ -229,25 +222,6 @@ def without_clock(limits: SessionLimits) -> SessionLimits:
     """Limits for audio from a file: nobody is waiting, so it may take as long as it takes."""
     week = 7 * 86_400
     return dataclasses.replace(limits, session_seconds=week, idle_seconds=week, stop_seconds=week)
-
-
-class Unobserved:
-    """A `SessionObserver` for a process without metrics."""
-
-    def audio(self, seconds: float) -> None:
-        """Ignore it."""
-
-    def partial(self, latency: float, *, first: bool) -> None:
-        """Ignore it."""
-
-    def final(self, latency: float) -> None:
-        """Ignore it."""
-
-    def backend_error(self, backend: str, code: str) -> None:
-        """Ignore it: the session logs it."""
-
-    def queued(self, seconds: float) -> None:
-        """Ignore it."""
 
 
 @contextlib.contextmanager
