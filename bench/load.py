@@ -172,7 +172,9 @@ async def run(url: str, sessions: int, seconds: float, ramp: float) -> Report:
     """Play `sessions` sessions of `seconds` each, opened evenly over `ramp` seconds."""
     parts = urlsplit(url)
     if parts.hostname not in LOOPBACK or parts.port is None:
-        raise SystemExit("the address must be ws://127.0.0.1:PORT/…: only a server on this machine may be put under load")
+        raise SystemExit(
+            "the address must be ws://127.0.0.1:PORT/…: only a server on this machine may be put under load"
+        )
     samples, report = Samples(), Report(sessions, seconds)
     loop = asyncio.get_running_loop()
     clients: list[Client] = []

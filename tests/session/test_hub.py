@@ -1,0 +1,77 @@
+"""The hub: numbers without gaps, newest partial only, one receiver never hurts another."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bridge.protocols.events import Ack, Closed, Final, Partial, SpeechStarted
+from bridge.session.hub import Hub, Outbox
+
+
+def partial(text: str) -> Partial:
+    return Partial(text, 0.0, 1.0)
+
+
+def closed(seq: int) -> Closed:
+    return Closed(seq, "stopped", 0, 0, 0.0)
+
+
+async def test_events_come_in_order_with_the_newest_partial_and_ack_last() -> None:
+    box = Outbox(10)
+    box.put(partial("old"))
+    box.put(SpeechStarted(1, 0.0))
+    box.put(Ack(1, 0))
+    box.put(partial("new"))
+    box.put(Ack(2, 0))
+    assert await box.get() == [SpeechStarted(1, 0.0), partial("new"), Ack(2, 0)]
+
+
+async def test_final_replaces_the_partial_before_it() -> None:
+    box = Outbox(10)
+    box.put(partial("hel"))
+    box.put(Final(1, "hello", 0.0, 1.0))
+    assert await box.get() == [Final(1, "hello", 0.0, 1.0)]
+
+
+async def test_closed_is_the_last_of_all() -> None:
+    box = Outbox(10)
+    box.put(Ack(5, 5))
+    box.put(closed(1))
+    box.put(partial("too late"))
+    assert await box.get() == [Ack(5, 5), closed(1)]
+    assert await box.get() == []
+
+
+async def test_get_waits_and_may_be_cancelled() -> None:
+    box = Outbox(10)
+    waiting = asyncio.create_task(box.get())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    waiting = asyncio.create_task(box.get())
+    await asyncio.sleep(0)
+    box.put(partial("a"))
+    assert await asyncio.wait_for(waiting, 1) == [partial("a")]
+
+
+async def test_partials_never_fill_an_outbox_and_lasting_events_overflow_it() -> None:
+    hub = Hub(3)
+    slow, quick = hub.subscribe(), hub.subscribe()
+    for i in range(100):
+        hub.publish(partial(str(i)))
+    assert await quick.get() == [partial("99")]
+    for _ in range(4):
+        hub.publish(SpeechStarted(hub.next_seq(), 0.0))
+        seen = await quick.get()
+    assert seen == [SpeechStarted(4, 0.0)]
+    assert slow.overflowed
+    assert await slow.get() == []
+    assert not quick.overflowed
+
+
+async def test_closed_finds_room_in_a_full_outbox() -> None:
+    box = Outbox(1)
+    box.put(SpeechStarted(1, 0.0))
+    box.put(closed(2))
+    assert await box.get() == [SpeechStarted(1, 0.0), closed(2)]
+    assert not box.overflowed

@@ -1,0 +1,211 @@
+"""The thread bridge: order, bounds, failures and cancellation, with real threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import ClassVar
+
+import pytest
+
+from backends.base import BackendError, BlockingBackend, Capabilities, RecognitionConfig, Result, StreamCancelled
+from bridge.session.threads import AUDIO_CHUNKS, ThreadBridge
+
+Body = Callable[[Iterator[bytes]], Iterator[Result]]
+
+
+class Blocking(BlockingBackend):
+    """An engine made of a function."""
+
+    name: ClassVar[str] = "blocking"
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self._body = body
+        self.ended = threading.Event()
+        self.error: BaseException | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities()
+
+    def recognize(self, config: RecognitionConfig, audio: Iterator[bytes]) -> Iterator[Result]:
+        try:
+            yield from self._body(audio)
+        except BaseException as exc:
+            self.error = exc
+            raise
+        finally:
+            self.ended.set()
+
+
+def final(text: str) -> Result:
+    return Result(text, True, 0.0, 0.0)
+
+
+async def chunks(count: int) -> AsyncIterator[bytes]:
+    for i in range(count):
+        yield i.to_bytes(2, "little")
+
+
+async def endless() -> AsyncIterator[bytes]:
+    """A client that says nothing more."""
+    yield b"\0\0"
+    await asyncio.get_running_loop().create_future()
+
+
+def echo(audio: Iterator[bytes]) -> Iterator[Result]:
+    for chunk in audio:
+        yield final(str(int.from_bytes(chunk, "little")))
+
+
+async def ended(backend: Blocking) -> None:
+    assert await asyncio.to_thread(backend.ended.wait, 5), "the thread was not freed"
+
+
+async def test_results_come_in_order_and_the_end_is_passed_on() -> None:
+    backend = Blocking(echo)
+    bridge = ThreadBridge(backend, 1)
+    results = [r.text async for r in bridge.recognize(RecognitionConfig(), chunks(1_000))]
+    assert results == [str(i) for i in range(1_000)]
+    await ended(backend)
+    await bridge.close()
+
+
+async def test_audio_ahead_of_the_thread_is_bounded() -> None:
+    taken = 0
+    release = threading.Event()
+
+    async def counted() -> AsyncIterator[bytes]:
+        nonlocal taken
+        for _ in range(1_000):
+            taken += 1
+            yield b"\0\0"
+
+    def slow(audio: Iterator[bytes]) -> Iterator[Result]:
+        next(audio)
+        yield final("first")
+        release.wait(5)
+        yield from (final("more") for _ in audio)
+
+    bridge = ThreadBridge(Blocking(slow), 1)
+    stream = bridge.recognize(RecognitionConfig(), counted())
+    assert (await anext(stream)).text == "first"
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert taken <= AUDIO_CHUNKS + 2
+    release.set()
+    assert len([r async for r in stream]) == 999
+    await bridge.close()
+
+
+async def test_results_ahead_of_the_session_are_bounded() -> None:
+    made = 0
+
+    def flood(audio: Iterator[bytes]) -> Iterator[Result]:
+        nonlocal made
+        for _ in range(10_000):
+            made += 1
+            yield final("x")
+
+    backend = Blocking(flood)
+    bridge = ThreadBridge(backend, 1)
+    stream = bridge.recognize(RecognitionConfig(), chunks(0))
+    await anext(stream)
+    await asyncio.sleep(0.05)
+    assert made < 100
+    await stream.aclose()
+    await ended(backend)
+    assert isinstance(backend.error, StreamCancelled | GeneratorExit)
+    await bridge.close()
+
+
+async def test_closing_frees_a_thread_that_waits_for_audio_at_once() -> None:
+    backend = Blocking(echo)
+    bridge = ThreadBridge(backend, 1)
+    stream = bridge.recognize(RecognitionConfig(), endless())
+    assert (await anext(stream)).text == "0"
+    await stream.aclose()
+    await ended(backend)
+    assert isinstance(backend.error, StreamCancelled)
+    await bridge.close()
+
+
+async def test_cancelling_the_session_frees_the_thread_and_leaves_no_task() -> None:
+    backend = Blocking(echo)
+    bridge = ThreadBridge(backend, 1)
+
+    async def session() -> None:
+        async with contextlib.aclosing(bridge.recognize(RecognitionConfig(), endless())) as stream:
+            async for _ in stream:
+                pass
+
+    task = asyncio.create_task(session())
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await ended(backend)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await bridge.close()
+
+
+async def test_an_engine_error_reaches_the_session() -> None:
+    def broken(audio: Iterator[bytes]) -> Iterator[Result]:
+        yield final(str(next(audio)))
+        raise BackendError("broken", code="failed", retryable=True)
+
+    bridge = ThreadBridge(Blocking(broken), 1)
+    stream = bridge.recognize(RecognitionConfig(), endless())
+    await anext(stream)
+    with pytest.raises(BackendError, match="broken"):
+        await anext(stream)
+    await bridge.close()
+
+
+async def test_a_failing_audio_iterator_is_the_error_that_is_seen() -> None:
+    async def failing() -> AsyncIterator[bytes]:
+        yield b"\0\0"
+        raise RuntimeError("the session broke")
+
+    bridge = ThreadBridge(Blocking(echo), 1)
+    with pytest.raises(RuntimeError, match="the session broke"):
+        [r async for r in bridge.recognize(RecognitionConfig(), failing())]
+    await bridge.close()
+
+
+async def test_a_stream_past_the_last_thread_is_refused_not_queued() -> None:
+    backend = Blocking(echo)
+    bridge = ThreadBridge(backend, 1)
+    first = bridge.recognize(RecognitionConfig(), endless())
+    await anext(first)
+    with pytest.raises(BackendError) as refused:
+        await anext(bridge.recognize(RecognitionConfig(), chunks(1)))
+    assert refused.value.code == "overloaded"
+    await first.aclose()
+    await ended(backend)
+    async with asyncio.timeout(5):
+        while True:  # the slot is free as soon as the loop hears of the thread's end
+            try:
+                assert [r.text async for r in bridge.recognize(RecognitionConfig(), chunks(1))] == ["0"]
+                break
+            except BackendError:
+                await asyncio.sleep(0.01)
+    await bridge.close()
+
+
+async def test_a_hundred_streams_leave_no_thread_behind() -> None:
+    bridge = ThreadBridge(Blocking(echo), 8)
+    for _ in range(100):
+        stream = bridge.recognize(RecognitionConfig(), endless())
+        with contextlib.suppress(BackendError):
+            await anext(stream)
+        await stream.aclose()
+    await bridge.close()
+    gc.collect()
+    async with asyncio.timeout(5):
+        while any(t.name.startswith("stt-blocking") for t in threading.enumerate()):
+            await asyncio.sleep(0.01)
