@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http
 import logging
 import signal
 import socket
@@ -11,9 +12,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request
+from websockets.protocol import State
 
 from bridge.transports.websocket import ABORT_EXTENSION
 
@@ -26,17 +32,148 @@ WAITING_MESSAGES: Final = 8
 SMALL_MESSAGE: Final = 16_384
 """Bytes; a larger one pauses the socket at once, so that waiting messages stay within 128 KiB."""
 CLOSE_SECONDS: Final = 1
-"""For a peer to answer a close frame. What it had to be told was sent before."""
+"""For a peer to answer a close frame, or to read why it was refused. What it had to be told was sent before."""
+HEAD_BYTES: Final = 65_536
+"""Largest request line with its headers; nginx and Apache stop at 32 KiB and less."""
+HEAD_SECONDS: Final = 10
+"""For a request's headers to arrive: half a request held open costs the sender nothing."""
+RESPONSE_SECONDS: Final = 10
+"""For a client to read what blocks an HTTP response."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """Bounds what uvicorn leaves open: the size of a request's head, its time, and the wait for a reader."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock: the first request's head is awaited."""
+        super().connection_made(transport)
+        self._head = 0  # bytes of the head that is arriving
+        self._in_head = True
+        self._refused = False
+        self._deadline: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, self._too_late)
+        self._unread: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clocks."""
+        self._disarm()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, unless the connection was refused: then what still comes is thrown away."""
+        if self._refused:
+            return
+        super().data_received(data)
+        if self._refused or not self._in_head or self.transport.is_closing():
+            return
+        self._head += len(data)
+        if self._head > HEAD_BYTES:
+            self.refuse(431, "bad_message", "the request's headers are too large")
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_late)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count what follows the body too: trailers are headers to the parser."""
+        super().on_header(name, value)
+        if not self._in_head:
+            self._head += len(name) + len(value)
+            if self._head > HEAD_BYTES:
+                self.refuse(431, "bad_message", "the request's trailers are too large")
+
+    def on_headers_complete(self) -> None:
+        """The head is there in time."""
+        self._disarm()
+        self._in_head = False
+        self._head = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The next head may follow."""
+        super().on_message_complete()
+        self._in_head = True
+        self._head = 0
+
+    def on_response_complete(self) -> None:
+        """Close after a response that did not wait for its request's body: that may have no end."""
+        if self.cycle.more_body and not self._in_head:
+            self.hang_up()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """Give the client its time to read."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(RESPONSE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse in the shape of all other refusals."""
+        self.refuse(400, "bad_message", msg)
+
+    def refuse(self, status: int, code: str, message: str) -> None:
+        """Answer with an error, whatever the request was to become, and hang up."""
+        if self._refused or self.transport.is_closing():
+            return
+        self.transport.write(_refusal(status, code, message))
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Send what waits and the end, throw away what comes, close soon: closing at once could lose the answer."""
+        self._refused = True
+        self._disarm()
+        _end_writing(self.transport)
+        self.loop.call_later(CLOSE_SECONDS, self.transport.close)
+
+    def _too_late(self) -> None:
+        self._deadline = None
+        self.refuse(408, "start_timeout", "no request came in time")
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class StreamProtocol(WebSocketsSansIOProtocol):
-    """Bounds the write buffer and lets the application drop a connection that no longer reads."""
+    """Bounds what one connection can hold, ends each in time, and takes garbage for what it is: no exception."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Set the write buffer's limit."""
         super().connection_made(transport)
         self.close_timeout = CLOSE_SECONDS
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._heard = self.loop.time()  # when the peer last sent anything
+        self._failed = False  # a broken frame came: what follows is thrown away
+        self._joined: bytearray | None = None  # the fragments of a message so far
+        self._last_resort: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        if self._last_resort is not None:
+            self._last_resort.cancel()
+            self._last_resort = None
+        super().connection_lost(exc)
+
+    # The handshake
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, unless the connection failed."""
+        if self._failed:
+            return
+        self._heard = self.loop.time()
+        super().data_received(data)
+        if not self.handshake_initiated and self.conn.handshake_exc is not None:
+            # The HTTP parser took it for an upgrade, the WebSocket parser does not even take it for a request.
+            self._failed = self.close_sent = self.handshake_complete = True
+            answer = b"".join(self.conn.data_to_send())
+            self.transport.write(answer or _refusal(400, "bad_message", "the upgrade request cannot be read"))
+            self._linger()
 
     def handle_connect(self, event: Request) -> None:
         """Hand the application the means to drop the connection."""
@@ -46,19 +183,137 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[ABORT_EXTENSION] = self.transport.abort
 
+    async def run_asgi(self) -> None:
+        """Run the application; after it nothing keeps the connection, not even a peer that does not read."""
+        app = self.app
+
+        async def uncancelled(*args: Any) -> None:
+            try:
+                await app(*args)
+            except asyncio.CancelledError:  # the server stops and waits no longer
+                self.transport.abort()
+                raise ClientDisconnected from None
+
+        self.app = uncancelled
+        await super().run_asgi()
+        if not self.disconnected:
+            self._abort_later(2 * CLOSE_SECONDS)
+
+    # Messages
+
+    def handle_cont(self, event: Frame) -> None:
+        """Join fragments as they come: a list of them would outgrow the message's own limit a hundredfold."""
+        if self._joined is None:
+            self._joined = bytearray(self.frames[0])
+        self._joined += event.data
+        if event.fin:
+            self.frames, self._joined = [bytes(self._joined)], None
+            self.send_receive_event_to_app()
+
     def send_receive_event_to_app(self) -> None:
         """Queue a complete message; pause reading once enough of them wait.
 
         The base class pauses at every message, which costs two system calls for each frame of audio.
         """
-        parts = self.frames
-        small = len(parts) == 1 and len(parts[0]) <= SMALL_MESSAGE
-        if not small or self.curr_msg_data_type != "bytes" or self.queue.qsize() >= WAITING_MESSAGES:
-            super().send_receive_event_to_app()
-            return
+        (data,) = self.frames
         self.frames = []
-        if not self.close_sent:
-            self.queue.put_nowait({"type": "websocket.receive", "bytes": parts[0]})
+        if self.close_sent:
+            return
+        small = self.curr_msg_data_type == "bytes" and len(data) <= SMALL_MESSAGE
+        if self.curr_msg_data_type == "text":
+            try:
+                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
+            except UnicodeDecodeError:
+                self.conn.fail(CloseCode.INVALID_DATA, "a text message is not UTF-8")
+                self.handle_parser_exception()
+                return
+        else:
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+        if not small or self.queue.qsize() > WAITING_MESSAGES:
+            self._pause_reading()
+
+    def _pause_reading(self) -> None:
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    # Pings
+
+    def handle_ping(self) -> None:
+        """Answer; a peer that sends pings but does not read the pongs is read no more."""
+        super().handle_ping()
+        if not self.writable.is_set():
+            self._pause_reading()
+
+    def resume_writing(self) -> None:
+        """Read on."""
+        super().resume_writing()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    def keepalive_timeout(self) -> None:
+        """Close a dead peer. One that is heard is alive: its pong waits behind the audio it has sent before.
+
+        So is one that this side does not read because the session has no room.
+        """
+        timeout = float(self.ping_timeout or 0)
+        patience = self._heard + timeout - self.loop.time()
+        if patience <= 0 and self.read_paused and self.writable.is_set():
+            patience = timeout
+        if patience > 0:
+            self.pong_timer = self.loop.call_later(patience, self.keepalive_timeout)
+            return
+        super().keepalive_timeout()
+        self._abort_later(CLOSE_SECONDS)
+
+    # Ends
+
+    def handle_parser_exception(self) -> None:
+        """Tell the peer why, and the application that it is gone."""
+        self._failed = True
+        close = self.conn.close_sent
+        code, reason = (close.code, close.reason) if close else (CloseCode.ABNORMAL_CLOSURE, "")
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close soon: closing at once, with data unread, resets the connection and loses what it was told."""
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        _end_writing(self.transport)
+        if self.close_timer is None:
+            self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.close)
+
+    def shutdown(self) -> None:
+        """The server stops. A closing handshake that is going on has its own clock."""
+        if self.close_sent or self.conn.state is State.CLOSING:
+            self.stop_keepalive()
+            if self.close_timer is None:
+                self.transport.close()
+            return
+        super().shutdown()
+
+    def _abort_later(self, seconds: float) -> None:
+        if self._last_resort is None:
+            self._last_resort = self.loop.call_later(seconds, self.transport.abort)
+
+
+def _refusal(status: int, code: str, message: str) -> bytes:
+    """An HTTP response that ends the connection."""
+    body = msgspec.json.encode({"error": {"code": code, "message": message}})
+    return (
+        f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    ).encode() + body
+
+
+def _end_writing(transport: asyncio.Transport) -> None:
+    if transport.can_write_eof() and not transport.is_closing():
+        transport.write_eof()
 
 
 class Server(uvicorn.Server):
@@ -85,7 +340,9 @@ class Server(uvicorn.Server):
             for number in installed:
                 loop.remove_signal_handler(number)
             if self._stopping is not None:
-                await self._stopping
+                await asyncio.wait({self._stopping})
+                if not self._stopping.cancelled():
+                    self._stopping.result()
 
     def stop(self) -> None:
         """Begin to stop; called again, stop at once."""
@@ -94,6 +351,7 @@ class Server(uvicorn.Server):
             self._stopping = asyncio.get_running_loop().create_task(self._stop(), name="server-stop")
         else:
             self.force_exit = self.should_exit = True
+            self._stopping.cancel()
 
     async def _stop(self) -> None:
         try:
@@ -117,7 +375,7 @@ def make_server(
     config = uvicorn.Config(
         app,
         loop="none",  # the caller runs it, on uvloop where there is one
-        http="httptools" if sys.platform != "win32" else "h11",
+        http=HttpProtocol if sys.platform != "win32" else "h11",
         ws=StreamProtocol,
         ws_max_size=max_message_bytes,
         ws_ping_interval=ping_seconds,
@@ -128,7 +386,7 @@ def make_server(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
+        timeout_graceful_shutdown=CLOSE_SECONDS + max(1, round(shutdown_seconds)),
         ssl_certfile=str(tls_cert) if tls_cert else None,
         ssl_keyfile=str(tls_key) if tls_key else None,
     )

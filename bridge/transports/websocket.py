@@ -147,8 +147,12 @@ class _Connection:
             return
         except BridgeError as exc:
             self._metrics.refused.labels(exc.code).inc()
-            with contextlib.suppress(_Disconnected):
+            try:
                 await self._dismiss(exc)
+            except _Disconnected:
+                return
+            except TimeoutError:
+                await self._drop()
 
     async def _await_start(self) -> tuple[Start, list[ClientEvent]]:
         """The first `Start`, and what came with it."""
@@ -167,18 +171,21 @@ class _Connection:
     async def _run(self, session: Session, first: list[ClientEvent]) -> None:
         """Reader, writer and session of one connection; the first to end ends the others."""
         outbox = self._outbox = session.subscribe()
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(session.run(), name=f"session-{session.id}")
-            writing = group.create_task(self._write(outbox, session), name=f"writer-{session.id}")
-            try:
-                for event in first:
-                    await self._handle(session, event)
-                await self._read(session)
-            except _Disconnected:
-                running.cancel()
-                writing.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(session.run(), name=f"session-{session.id}")
+                group.create_task(self._write(outbox, session), name=f"writer-{session.id}")
+                await self._read(session, first)
+        except* _Disconnected:
+            pass
 
-    async def _read(self, session: Session) -> None:
+    async def _read(self, session: Session, first: list[ClientEvent]) -> None:
+        """Pass on what the client sends; raises `_Disconnected` at its end."""
+        try:
+            for event in first:
+                await self._handle(session, event)
+        except BridgeError as exc:
+            self._blame(session, exc)
         while True:
             message = await self._receive()
             if message["type"] != "websocket.receive":
@@ -197,11 +204,15 @@ class _Connection:
                 if not room:
                     await session.room()
             except BridgeError as exc:
-                session.touch()
-                if exc.fatal:
-                    session.refuse(exc)
-                elif self._tell(exc):
-                    session.refuse(BridgeError("too_many_errors"))
+                self._blame(session, exc)
+
+    def _blame(self, session: Session, error: BridgeError) -> None:
+        """Answer a message that was refused; what the session accepted before is not hurt."""
+        session.touch()
+        if error.fatal:
+            session.refuse(error)
+        elif self._tell(error):
+            session.refuse(BridgeError("too_many_errors"))
 
     async def _handle(self, session: Session, event: ClientEvent) -> bool:
         """Pass one event on; whether the session takes more audio."""
@@ -244,7 +255,11 @@ class _Connection:
         return self._bad > self._limits.bad_messages
 
     async def _write(self, outbox: Outbox, session: Session) -> None:
-        """Send what the outbox holds until the session is closed, then close the connection."""
+        """Send what the outbox holds until the session is closed, then close the connection.
+
+        Raises:
+            _Disconnected: nobody reads; the reader may be waiting for room, and would find out late.
+        """
         while events := await outbox.get():
             try:
                 async with asyncio.timeout(self._limits.send_seconds):
@@ -252,15 +267,15 @@ class _Connection:
                         await self._transmit(event)
             except TimeoutError:
                 break
-            except _Disconnected:
-                return  # the reader is told so too, and ends the session
             if isinstance(events[-1], Closed):
                 with contextlib.suppress(_Disconnected):
                     await self._close(events[-1].code)
                 return
         log.warning("receiver too slow", extra={"session": session.id, "code": "slow_receiver"})
         self._metrics.refused.labels("slow_receiver").inc()
+        session.stop("slow_receiver")
         await self._drop()
+        raise _Disconnected
 
     async def _drop(self) -> None:
         """Give a receiver that does not read a last chance to be told, then drop it."""
