@@ -180,6 +180,8 @@ class _Player:
             self._open = None if result.is_final else result
             if result.is_final:
                 self._covered = result.end
+        if not self._config.words:
+            results = [dataclasses.replace(r, words=()) if r.words else r for r in results]
         return results if self._config.partials else [r for r in results if r.is_final]
 
     def _result(self, scripted: Scripted) -> Result:
