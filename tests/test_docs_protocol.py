@@ -31,7 +31,7 @@ TAGGED: dict[str, Any] = {
     for message in (*get_args(native.ClientMessage), *get_args(native.ServerMessage))
 }
 CLIENT = {message.__struct_config__.tag for message in get_args(native.ClientMessage)}
-UNTAGGED = {
+UNTAGGED: dict[str, tuple[Any, int]] = {
     "The shape of the earliest Android clients": (native.LegacyAudioMessage, 0),
     "`ready`": (native.Limits, 1),
     "`final`": (native.WordObject, 1),
