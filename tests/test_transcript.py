@@ -71,8 +71,7 @@ def test_srt() -> None:
 
 def test_vtt() -> None:
     assert to_vtt([HELLO, SILENCE, LATE]) == (
-        "WEBVTT\n\n00:00:00.500 --> 00:00:01.250\nhello there\n\n"
-        "01:02:05.000 --> 01:02:06.500\nan hour later\n"
+        "WEBVTT\n\n00:00:00.500 --> 00:00:01.250\nhello there\n\n01:02:05.000 --> 01:02:06.500\nan hour later\n"
     )
     assert to_vtt([]) == "WEBVTT\n"
 

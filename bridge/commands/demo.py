@@ -77,14 +77,22 @@ def _settings(backend: str | None) -> Settings:
 
 async def _demo(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     from bridge.app import serving  # noqa: PLC0415 - see `run`
+    from bridge.audio.files import AudioFileError  # noqa: PLC0415
+    from bridge.client import ClientError  # noqa: PLC0415
 
     _say(f"loading the backend {settings.backend}")
+    failure: Exception | None = None
     try:
         async with serving(settings) as url:
-            _say(f"streaming {path.name} to {url} in real time" if not args.fast else f"streaming {path.name} to {url}")
-            await _watch(stream_url(url), path, paced=not args.fast)
+            _say(f"streaming {path.name} to {url}" + ("" if args.fast else " in real time"))
+            try:
+                await _watch(stream_url(url), path, paced=not args.fast)
+            except (AudioFileError, ClientError) as exc:
+                failure = exc  # raised here, it would cancel the server instead of stopping it
     except BaseExceptionGroup as group:
         raise _first(group) from None  # the server runs in a task group
+    if failure is not None:
+        raise failure
 
 
 async def _watch(url: str, path: Path, *, paced: bool) -> None:
