@@ -197,6 +197,7 @@ async def transcribe(
 async def _feed(session: Session, source: AudioSource, progress: Callable[[float], None]) -> AudioFileError | None:
     """All the audio, then stop. Returns why the audio broke off, if it did."""
     from bridge.audio.files import AudioFileError, read_ahead  # noqa: PLC0415 - see `run`
+    from bridge.errors import BridgeError  # noqa: PLC0415
 
     per_second = source.format.frame_bytes * source.format.sample_rate
     fed = 0
@@ -213,6 +214,8 @@ async def _feed(session: Session, source: AudioSource, progress: Callable[[float
                 progress(fed / per_second)
     except AudioFileError as exc:
         return exc
+    except BridgeError as exc:  # raw audio that begins with the header of another format
+        return AudioFileError(f"{source.name}: {exc}")
     finally:
         session.stop()
     return None

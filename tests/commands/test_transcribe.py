@@ -117,3 +117,10 @@ def test_wrong_settings(quiet_wav: Path, capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setenv("STT_PORT", "many")
     assert main(["transcribe", str(quiet_wav), *SCRIPTED]) == Exit.USAGE
     assert "STT_PORT" in capsys.readouterr().err
+
+
+def test_file_that_is_not_as_raw_as_declared(quiet_wav: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transcribe", str(quiet_wav), "--rate", "8000", *SCRIPTED]) == Exit.UNREADABLE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"stt-bridge: {quiet_wav}: ")
