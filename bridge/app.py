@@ -103,11 +103,10 @@ class Bridge:
                 loading.result()
                 if loaded is not None:
                     loaded.set()
-            await serving
+            await asyncio.shield(serving)  # cancelled or not, it ends in its own order below
         finally:
             loading.cancel()
-            if not serving.done():
-                self.server.should_exit = True
+            self.server.should_exit = True
             await asyncio.gather(serving, loading, return_exceptions=True)
             await self.engine.close()
 
@@ -206,8 +205,13 @@ async def serving(settings: Settings, env: dict[str, str] | None = None) -> Asyn
     listener = listen(settings.host, settings.port)
     loaded = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(built.serve(listener, loaded), name="bridge")
-        await loaded.wait()
+        running = group.create_task(built.serve(listener, loaded), name="bridge")
+        ready = group.create_task(loaded.wait(), name="ready")
+        await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            ready.cancel()
+            running.result()
+            raise RuntimeError("the server stopped before it was ready")
         yield address(settings, listener)
         built.server.stop()
 

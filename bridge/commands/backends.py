@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
 def survey() -> list[Row]:
     """Every engine of the registry, the built-in ones first."""
-    from backends import registry  # noqa: PLC0415 - heavy: only where it runs
-    from bridge.settings import Settings, environment  # noqa: PLC0415
+    from backends import registry
+    from bridge.settings import Settings, environment
 
     # Not `Settings.load`: a mistake in another setting is no reason to withhold the list.
     env = environment()
@@ -66,8 +66,8 @@ def survey() -> list[Row]:
 
 def _describe(name: str, env: dict[str, str]) -> tuple[str | None, Capabilities | None]:
     """What keeps an installed engine from being used, and what it can do as it is set up."""
-    from backends import registry  # noqa: PLC0415 - see `survey`
-    from bridge.settings import SettingsError, read_options  # noqa: PLC0415
+    from backends import registry
+    from bridge.settings import SettingsError, read_options
 
     try:
         backend = registry.load_class(name)
@@ -79,9 +79,9 @@ def _describe(name: str, env: dict[str, str]) -> tuple[str | None, Capabilities 
 
 
 def _print_table(rows: list[Row]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - see `survey`
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "backend", "status", "can do", "install"):

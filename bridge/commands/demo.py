@@ -39,11 +39,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Show it. Returns the exit code."""
-    from backends.base import BackendError  # noqa: PLC0415 - heavy: only where it runs
-    from bridge.audio.files import AudioFileError, open_audio  # noqa: PLC0415
-    from bridge.client import ClientError  # noqa: PLC0415
-    from bridge.observe import logs  # noqa: PLC0415
-    from bridge.settings import SettingsError  # noqa: PLC0415
+    from backends.base import BackendError
+    from bridge.audio.files import AudioFileError, open_audio
+    from bridge.client import ClientError
+    from bridge.observe import logs
+    from bridge.settings import SettingsError
 
     path = Path(args.file) if args.file else SAMPLES / "demo.flac"
     if not args.file and not path.exists():
@@ -69,16 +69,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(backend: str | None) -> Settings:
     """The engine's settings from the environment, and nothing of how the real server is reached."""
-    from bridge.settings import Settings, environment  # noqa: PLC0415 - see `run`
+    from bridge.settings import Settings, environment
 
     env = {name: value for name, value in environment().items() if name in {"STT_BACKEND", "STT_LANGUAGE"}}
     return Settings.load(env, None, backend=backend, host="127.0.0.1", port=0)
 
 
 async def _demo(args: argparse.Namespace, settings: Settings, path: Path) -> None:
-    from bridge.app import serving  # noqa: PLC0415 - see `run`
-    from bridge.audio.files import AudioFileError  # noqa: PLC0415
-    from bridge.client import ClientError  # noqa: PLC0415
+    from bridge.app import serving
+    from bridge.audio.files import AudioFileError
+    from bridge.client import ClientError
 
     _say(f"loading the backend {settings.backend}")
     failure: Exception | None = None
@@ -96,10 +96,10 @@ async def _demo(args: argparse.Namespace, settings: Settings, path: Path) -> Non
 
 
 async def _watch(url: str, path: Path, *, paced: bool) -> None:
-    from bridge.audio.files import open_audio  # noqa: PLC0415 - see `run`
-    from bridge.client import connect  # noqa: PLC0415
-    from bridge.commands.display import Captions  # noqa: PLC0415
-    from bridge.protocols.native import FinalMessage, StartMessage  # noqa: PLC0415
+    from bridge.audio.files import open_audio
+    from bridge.client import connect
+    from bridge.commands.display import Captions
+    from bridge.protocols.native import FinalMessage, StartMessage
 
     finals: list[str] = []
     latencies = Latencies()
@@ -125,7 +125,7 @@ async def _watch(url: str, path: Path, *, paced: bool) -> None:
 
 
 def _report(path: Path, heard: str, latencies: Latencies | None, *, whole: bool) -> None:
-    from bridge.transcript import word_errors  # noqa: PLC0415 - see `run`
+    from bridge.transcript import word_errors
 
     reference = known_transcript(path) if whole else None
     if reference is not None:
@@ -151,7 +151,7 @@ class Latencies:
 
     def take(self, message: ServerMessage, now: float) -> None:
         """A message that came at `now`, on the clock of the audio."""
-        from bridge.protocols.native import FinalMessage, PartialMessage  # noqa: PLC0415 - see `run`
+        from bridge.protocols.native import FinalMessage, PartialMessage
 
         match message:
             case PartialMessage():

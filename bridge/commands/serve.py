@@ -32,9 +32,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Serve. Returns the exit code: 0 after an orderly stop, 1 if the server failed, 2 for bad settings."""
-    from bridge.app import make_bridge  # noqa: PLC0415 - heavy, and only this command needs it
-    from bridge.observe import logs  # noqa: PLC0415
-    from bridge.settings import Settings, SettingsError  # noqa: PLC0415
+    from bridge.app import make_bridge
+    from bridge.observe import logs
+    from bridge.settings import Settings, SettingsError
 
     try:
         settings = Settings.load(
@@ -53,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(make_bridge: Callable[[Any], Any], settings: Any) -> int:
-    from backends.base import BackendError  # noqa: PLC0415
-    from bridge.app import address, raise_file_limit  # noqa: PLC0415
-    from bridge.transports.server import listen  # noqa: PLC0415
+    from backends.base import BackendError
+    from bridge.app import address, raise_file_limit
+    from bridge.transports.server import listen
 
     raise_file_limit(settings.max_connections + 1_024)
     try:
@@ -106,7 +106,7 @@ async def _announce(settings: Any, url: str, loaded: asyncio.Event) -> None:
 
 def _loop_runner() -> Callable[[Awaitable[int]], int]:
     try:
-        import uvloop  # noqa: PLC0415 - not on every platform
+        import uvloop
     except ImportError:
         return asyncio.run  # type: ignore[return-value]
     return uvloop.run  # type: ignore[return-value]

@@ -79,7 +79,7 @@ def raw_format(args: argparse.Namespace) -> AudioFormat | None:
     Raises:
         BridgeError: `unsupported_audio`.
     """
-    from bridge.audio.formats import AudioFormat  # noqa: PLC0415 - heavy: only where a command runs
+    from bridge.audio.formats import AudioFormat
 
     if args.encoding is None and args.rate is None and args.channels is None:
         return None
@@ -109,9 +109,9 @@ def stream_url(url: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Stream. Returns the exit code."""
-    from bridge.audio.files import AudioFileError, open_audio  # noqa: PLC0415 - heavy: only where it runs
-    from bridge.client import ClientError, ConnectError  # noqa: PLC0415
-    from bridge.errors import BridgeError  # noqa: PLC0415
+    from bridge.audio.files import AudioFileError, open_audio
+    from bridge.client import ClientError, ConnectError
+    from bridge.errors import BridgeError
 
     try:
         source = open_audio(args.file, raw_format(args))
@@ -134,11 +134,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _stream(args: argparse.Namespace, source: AudioSource) -> int:
-    import msgspec  # noqa: PLC0415 - see `run`
+    import msgspec
 
-    from bridge.client import connect  # noqa: PLC0415
-    from bridge.commands.display import Captions  # noqa: PLC0415
-    from bridge.protocols.native import StartMessage  # noqa: PLC0415
+    from bridge.client import connect
+    from bridge.commands.display import Captions
+    from bridge.protocols.native import StartMessage
 
     with (
         contextlib.ExitStack() as unread,
@@ -176,7 +176,7 @@ async def _stream(args: argparse.Namespace, source: AudioSource) -> int:
 
 def show_message(captions: Captions, message: ServerMessage) -> None:
     """What a message of the server means to somebody who watches."""
-    from bridge.protocols import native  # noqa: PLC0415 - see `run`
+    from bridge.protocols import native
 
     match message:
         case native.PartialMessage():
@@ -198,7 +198,7 @@ async def converse(client: Client, sender: Sender, show: Callable[[ServerMessage
         ClientError: the session did not end well; what came before has been shown.
         BrokenPipeError: whoever read our output has gone.
     """
-    from bridge.client import ClientError  # noqa: PLC0415 - see `run`
+    from bridge.client import ClientError
 
     failure: Exception | None = None
     async with asyncio.TaskGroup() as group:
@@ -240,8 +240,8 @@ class Sender:
 
     async def run(self) -> None:
         """All of it. When the connection is lost it ends quietly: who receives knows why."""
-        from bridge.audio.files import AudioFileError  # noqa: PLC0415 - see `run`
-        from bridge.client import ConnectionLost  # noqa: PLC0415
+        from bridge.audio.files import AudioFileError
+        from bridge.client import ConnectionLost
 
         try:
             self._reading = asyncio.create_task(self._send_audio(), name="send-audio")
@@ -259,7 +259,7 @@ class Sender:
             pass
 
     async def _send_audio(self) -> None:
-        from bridge.audio.files import read_ahead  # noqa: PLC0415 - see `run`
+        from bridge.audio.files import read_ahead
 
         clock = asyncio.get_running_loop().time
         per_second = self._source.format.frame_bytes * self._source.format.sample_rate

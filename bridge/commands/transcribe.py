@@ -60,9 +60,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Transcribe. Returns the exit code."""
-    from backends.base import BackendError  # noqa: PLC0415 - heavy: only where it runs
-    from bridge.errors import BridgeError  # noqa: PLC0415
-    from bridge.settings import Settings, SettingsError  # noqa: PLC0415
+    from backends.base import BackendError
+    from bridge.errors import BridgeError
+    from bridge.settings import Settings, SettingsError
 
     if args.output is None and args.format != "text" and len(args.files) > 1:
         complain(f"several files as {args.format} need --output DIR")
@@ -90,8 +90,8 @@ def output_paths(files: list[str], output: Path | None, format_: str) -> list[Pa
     Raises:
         BridgeError: two inputs would be written to one file.
     """
-    from bridge.errors import BridgeError  # noqa: PLC0415 - see `run`
-    from bridge.transcript import EXTENSIONS  # noqa: PLC0415
+    from bridge.errors import BridgeError
+    from bridge.transcript import EXTENSIONS
 
     if output is None:
         return [None] * len(files)
@@ -109,12 +109,12 @@ def output_paths(files: list[str], output: Path | None, format_: str) -> list[Pa
 async def _transcribe(
     args: argparse.Namespace, settings: Settings, targets: list[Path | None], raw: AudioFormat | None
 ) -> int:
-    from bridge.app import open_engine, session_limits  # noqa: PLC0415 - see `run`
-    from bridge.audio.files import AudioFileError, open_audio  # noqa: PLC0415
-    from bridge.observe.metrics import Metrics  # noqa: PLC0415
-    from bridge.protocols.events import Start  # noqa: PLC0415
-    from bridge.session.manager import SessionManager  # noqa: PLC0415
-    from bridge.transcript import FORMATS as WRITERS  # noqa: PLC0415
+    from bridge.app import open_engine, session_limits
+    from bridge.audio.files import AudioFileError, open_audio
+    from bridge.observe.metrics import Metrics
+    from bridge.protocols.events import Start
+    from bridge.session.manager import SessionManager
+    from bridge.transcript import FORMATS as WRITERS
 
     if args.output is not None:
         args.output.mkdir(parents=True, exist_ok=True)
@@ -167,8 +167,8 @@ async def transcribe(
         BridgeError: there can be no such session.
         SessionFailed: the session did not end well.
     """
-    from bridge.protocols import events  # noqa: PLC0415 - see `run` above
-    from bridge.transcript import Segment  # noqa: PLC0415
+    from bridge.protocols import events
+    from bridge.transcript import Segment
 
     segments: list[Segment] = []
     failure: SessionFailed | None = None
@@ -196,8 +196,8 @@ async def transcribe(
 
 async def _feed(session: Session, source: AudioSource, progress: Callable[[float], None]) -> AudioFileError | None:
     """All the audio, then stop. Returns why the audio broke off, if it did."""
-    from bridge.audio.files import AudioFileError, read_ahead  # noqa: PLC0415 - see `run`
-    from bridge.errors import BridgeError  # noqa: PLC0415
+    from bridge.audio.files import AudioFileError, read_ahead
+    from bridge.errors import BridgeError
 
     per_second = source.format.frame_bytes * source.format.sample_rate
     fed = 0
@@ -233,9 +233,9 @@ def _progress(name: str, source: AudioSource, *, quiet: bool) -> Iterator[Callab
     if quiet or not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console  # noqa: PLC0415 - see `run`
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
