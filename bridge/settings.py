@@ -78,7 +78,7 @@ class Settings(BaseModel):
     # Limits on clients
     max_sessions: int = Field(2_000, ge=1, le=100_000, description="Sessions open at once.")
     max_connections: int = Field(
-        8_192, ge=1, le=1_000_000, description="Connections open at once, HTTP included; more are refused."
+        8_192, ge=1, le=1_000_000, description="Streaming connections open at once, with or without a session."
     )
     max_session_seconds: Seconds = Field(14_400, description="Longest session.")
     idle_seconds: Seconds = Field(60, description="A session without audio or a message for so long ends.")

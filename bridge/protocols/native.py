@@ -9,7 +9,6 @@ message had never been sent.
 from __future__ import annotations
 
 import binascii
-from base64 import b64decode
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -351,7 +350,8 @@ def _words(words: tuple[Word, ...]) -> tuple[WordObject, ...]:
 
 def _base64(text: str) -> bytes:
     try:
-        return b64decode(text, validate=True)
+        # `base64.b64decode(validate=True)` checks with a regular expression first: ten times slower
+        return binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError) as exc:
         raise BridgeError("bad_audio", f"not base64: {_short(exc)}") from None
 
