@@ -54,7 +54,7 @@ def json_type(annotation: Any) -> str:
         return "array of words" if inner is native.WordObject else f"array of {json_type(inner)}s"
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
         return "object"
-    names: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
+    names: dict[Any, str] = {str: "string", bytes: "string", int: "integer", float: "number", bool: "boolean"}
     return names[annotation]
 
 
