@@ -9,9 +9,10 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from bridge.commands.exits import Exit, complain, epilog
+from bridge.commands.latency import Latencies
 from bridge.commands.stream import Interrupts, Sender, converse, show_message, stream_url
 
 if TYPE_CHECKING:
@@ -139,51 +140,13 @@ def _report(path: Path, heard: str, latencies: Latencies | None, *, whole: bool)
                 _say(f"{title} latency".ljust(18) + f"{median:.0f} ms after the word (median; longest {most:.0f} ms)")
 
 
-class Latencies:
-    """How long after a word was spoken it was shown, in seconds."""
-
-    def __init__(self) -> None:
-        self.partials: list[float] = []
-        """For each new word of a partial."""
-        self.finals: list[float] = []
-        """For each final, from the end of its last word."""
-        self._newest = 0.0
-
-    def take(self, message: ServerMessage, now: float) -> None:
-        """A message that came at `now`, on the clock of the audio."""
-        from bridge.protocols.native import FinalMessage, PartialMessage
-
-        match message:
-            case PartialMessage():
-                end = message.words[-1].end if message.words else message.end
-                if end > self._newest:
-                    self._newest = end
-                    self.partials.append(now - end)
-            case FinalMessage() if message.text:
-                self.finals.append(now - (message.words[-1].end if message.words else message.end))
-            case _:
-                pass
-
-
 def known_transcript(path: Path) -> str | None:
     """What is said in a recording of the project, if the manifest beside it tells."""
     try:
-        manifest = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        samples = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["samples"]
+        return next((str(s["transcript"]) for s in samples if s["file"] == path.name), None)
+    except (OSError, ValueError, KeyError, TypeError):  # another folder's file of that name is none of ours
         return None
-    return _find(manifest, path.name)
-
-
-def _find(node: Any, name: str) -> str | None:
-    """The transcript in the manifest's entry for this file."""
-    if isinstance(node, dict):
-        if name in {node.get("file"), node.get("path"), node.get("name")}:
-            text = node.get("transcript", node.get("text"))
-            return text if isinstance(text, str) else None
-        node = list(node.values())
-    if isinstance(node, list):
-        return next((text for item in node if (text := _find(item, name)) is not None), None)
-    return None
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -8,7 +8,6 @@ import pytest
 from bridge.cli import main
 from bridge.commands import demo
 from bridge.commands.exits import Exit
-from bridge.protocols.native import FinalMessage, PartialMessage, WordObject
 from tests.commands.conftest import write_wav
 
 
@@ -57,22 +56,10 @@ def test_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert all(line for line in capsys.readouterr().err.splitlines())
 
 
-def test_latencies() -> None:
-    latencies = demo.Latencies()
-    one = (WordObject("one", 0.0, 0.5),)
-    latencies.take(PartialMessage("one", 0.0, 0.6, words=one), 0.75)
-    latencies.take(PartialMessage("one", 0.0, 0.9, words=one), 1.0)
-    latencies.take(PartialMessage("one two", 0.0, 1.0), 1.25)
-    latencies.take(FinalMessage(1, "one", 0.0, 2.0, one), 1.0)
-    latencies.take(FinalMessage(2, "", 2.0, 3.0), 9.0)
-    assert latencies.partials == [0.25, 0.25]
-    assert latencies.finals == [0.5]
-
-
 def test_known_transcript(tmp_path: Path) -> None:
     assert demo.known_transcript(tmp_path / "a.wav") is None
     (tmp_path / "manifest.json").write_text("{")
     assert demo.known_transcript(tmp_path / "a.wav") is None
-    (tmp_path / "manifest.json").write_text('[{"file": "a.wav", "transcript": "hello"}]')
+    (tmp_path / "manifest.json").write_text('{"samples": [{"file": "a.wav", "transcript": "hello"}]}')
     assert demo.known_transcript(tmp_path / "a.wav") == "hello"
     assert demo.known_transcript(tmp_path / "b.wav") is None
