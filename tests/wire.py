@@ -38,6 +38,9 @@ CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
 
+_ESTABLISHED: Final = 1
+"""TCP_ESTABLISHED of Linux's <net/tcp_states.h>."""
+
 Json = dict[str, Any]
 
 
@@ -125,6 +128,7 @@ class Wire:
         self.outcome = Outcome()
         self.mute = False
         self.sent = 0
+        self._sending = asyncio.Lock()
         self._buffer = bytearray()
         self._loop = asyncio.get_running_loop()
 
@@ -166,9 +170,10 @@ class Wire:
             yield wire
 
     async def send(self, data: bytes) -> None:
-        """Send bytes; waits while the server does not read."""
-        await self._loop.sock_sendall(self.sock, data)
-        self.sent += len(data)
+        """Send bytes; waits while the server does not read. From any task, one after another."""
+        async with self._sending:
+            await self._loop.sock_sendall(self.sock, data)
+            self.sent += len(data)
 
     async def say(self, message: Json) -> None:
         """Send a JSON message."""
@@ -226,6 +231,12 @@ class Wire:
         async with asyncio.timeout(LIMIT):
             while self.outcome.pings == before:
                 assert await self._step(), self.outcome
+
+    async def dropped(self, limit: float = LIMIT) -> None:
+        """Wait, without reading, until the server has reset or ended the connection."""
+        async with asyncio.timeout(limit):
+            while self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED:
+                await asyncio.sleep(0.02)  # the kernel gives no other sign while nothing is read
 
     async def _more(self) -> bool:
         try:

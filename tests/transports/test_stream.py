@@ -519,7 +519,9 @@ def wav(rate: int = 16_000, channels: int = 1, bits: int = 16, tag: int = 1, dat
     """A header in front of samples of unknown length."""
     block = channels * bits // 8
     form = struct.pack("<HHIIHH", tag, channels, rate, rate * block, block, bits)
-    return struct.pack("<4sI4s4sI", b"RIFF", data, b"WAVE", b"fmt ", len(form)) + form + struct.pack("<4sI", b"data", data)
+    return (
+        struct.pack("<4sI4s4sI", b"RIFF", data, b"WAVE", b"fmt ", len(form)) + form + struct.pack("<4sI", b"data", data)
+    )
 
 
 async def test_a_wav_header_is_skipped_with_a_warning() -> None:
