@@ -163,10 +163,12 @@ async def test_a_script_that_rejects(tmp_path: Path) -> None:
     script = tmp_path / "script.json"
     script.write_text('{"faults": [{"at": 9, "kind": "reject"}]}')
     env = {"STT_BACKEND": "scripted", "STT_SCRIPTED_SCRIPT": str(script)}
-    async with serving(Settings.load(env, env_file=None, port=0), env) as url:
-        async with connect(url.replace("http", "ws") + "/v1/stream") as client:
-            with pytest.raises(SessionError) as caught:
-                [message async for message in client]
+    async with (
+        serving(Settings.load(env, env_file=None, port=0), env) as url,
+        connect(url.replace("http", "ws") + "/v1/stream") as client,
+    ):
+        with pytest.raises(SessionError) as caught:
+            [message async for message in client]
     assert caught.value.code == "backend_rejected"
 
 
@@ -232,6 +234,7 @@ def test_the_memory_of_a_session() -> None:
         f"{settings.replay_seconds * 32_000 / 1e6:.1f} MB",
         f"{message * 4 / 1e6:.1f} MB",
         f"{(2 * message + WAITING_MESSAGES * SMALL_MESSAGE) / 1e6:.1f} MB",
+        "256 kB",
         f"{WRITE_HIGH_WATER // 1024} kB",
         f"{settings.outbox_events} messages",
     ]
