@@ -48,7 +48,7 @@ OPEN_SECONDS: Final = 10.0  # a fork takes milliseconds; past this the machine i
 EXIT_SECONDS: Final = 2.0  # the zygote has nothing to save
 AUDIO_BYTES: Final = 32_000  # 1 s in one frame to the child: a longer chunk would hold memory twice and hide its pace
 SOCKET_BYTES: Final = 65_536  # about 2 s of audio on its way to the child, then the audio iterator waits
-STREAMS_PER_CORE: Final = 4  # measured: five keep up no more
+STREAMS_PER_CORE: Final = 3  # of continuous speech, at 0.2 to 0.25 core each and twice that in the first seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class PocketSphinxOptions:
         default=None, metadata={"help": "Pronunciation dictionary; unset: the bundled one for en-us."}
     )
     streams: int | None = field(
-        default=None, metadata={"help": "Streams carried at once; unset: four for each core that the server may use."}
+        default=None, metadata={"help": "Streams carried at once; unset: three for each core that the server may use."}
     )
     phrases: Literal["bias", "grammar", "off"] = field(
         default="bias",

@@ -83,8 +83,10 @@ CUT_SEARCH_FRAMES: Final = round(4 * FRAMES_PER_SECOND)
 # one the results are the same. Hence: one mean for the session, and another try at the utterance when it was wrong.
 FIRST_TRIES: Final = tuple(round((0.3 + s) * FRAMES_PER_SECOND) for s in (0.5, 1.0, 2.0))  # 0.3 s is the pre-roll
 PAUSE_FRAMES: Final = 5  # 150 ms: probably the utterance's end, and work done now need not be done after it
-RETRY_LONGEST_FRAMES: Final = round(6 * FRAMES_PER_SECOND)  # a try costs about 0.15 times the utterance's length
-RETRY_SHIFT: Final = 5.0  # Euclidean; a new voice or microphone is 20 to 50 away, one utterance from the next 2 to 10
+RETRY_LONGEST_FRAMES: Final = round(4 * FRAMES_PER_SECOND)  # a try costs 0.15 to 0.25 times the length: final waits
+# Euclidean. A new voice or microphone is 10 to 50 away. One utterance lies 2 to 8 from the next, and to try again for
+# that made finals a second later and no word better.
+RETRY_SHIFT: Final = 10.0
 PADDING: Final = bytes(SAMPLE_RATE * 2 // 5)  # 0.2 s: the search ends better in silence than inside a word
 HISTORY_VECTORS: Final = 2_000  # 20 s: a new speaker, or the same one farther off, is learnt within an utterance
 MEASURE_FRAMES: Final = 64  # below the 300 vectors after which pocketsphinx would move the mean by itself
