@@ -20,3 +20,21 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
         yield lambda env=None, *args, **options: stack.enter_context(
             wire.spawned(tmp_path, env or {}, *args, **options)
         )
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server in marker mode that many tests share, one web origin allowed."""
+    env = wire.engine_env() | {"STT_ALLOWED_ORIGINS": "https://app.example"}
+    with wire.spawned(tmp_path_factory.mktemp("plain"), env) as server:
+        yield server.url
+        server.assert_no_traceback()
+
+
+@pytest.fixture(scope="session")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same with two API keys, `sesame` and `open`."""
+    env = wire.engine_env() | {"STT_API_KEYS": "sesame,open"}
+    with wire.spawned(tmp_path_factory.mktemp("keyed"), env) as server:
+        yield server.url
+        server.assert_no_traceback()

@@ -42,6 +42,8 @@ HEAD_BYTES: Final = 65_536
 """Largest request line with its headers; nginx and Apache stop at 32 KiB and less."""
 HEAD_SECONDS: Final = 10
 """For a request's headers to arrive: half a request held open costs the sender nothing."""
+PIPELINED: Final = 16
+"""Requests that may wait for the answer to another; browsers send none ahead."""
 RESPONSE_SECONDS: Final = 10
 """For a client to read what blocks an HTTP response."""
 
@@ -95,10 +97,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head = 0
         self._heads += 1
+        if self._done:
+            return
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:
             self._cycles.append(self.cycle)
+        if len(self.pipeline) > PIPELINED:
+            self.refuse(400, "bad_message", "too many requests are sent ahead")
 
     def on_message_complete(self) -> None:
         """The next head may follow."""
@@ -388,7 +394,7 @@ def _reset(transport: asyncio.Transport) -> None:
     """Drop the connection, and with it what the kernel would go on offering to a peer that does not read."""
     raw = transport.get_extra_info("socket")
     if raw is not None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # it may be closed already
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 

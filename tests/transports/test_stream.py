@@ -7,8 +7,7 @@ import base64
 import contextlib
 import struct
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
@@ -20,11 +19,13 @@ from bridge.settings import Settings
 from bridge.transports.server import listen
 from tests.wire import (
     PATH,
+    PING,
     Json,
     Outcome,
     Wire,
     engine_env,
     eventually,
+    frame,
     get,
     http_get,
     markers,
@@ -86,8 +87,8 @@ async def test_a_session_in_order() -> None:
     assert (outcome.close, outcome.reason, outcome.ended) == (1000, "stopped", True)
 
 
-async def test_audio_before_ready_is_not_lost() -> None:
-    async with serve() as url, Wire.stream(url, start={}) as wire:
+async def test_audio_before_ready_is_not_lost(plain: str) -> None:
+    async with Wire.stream(plain, start={}) as wire:
         await wire.audio(AUDIO)
         await wire.say({"type": "stop"})
         outcome = await wire.finish()
@@ -114,10 +115,10 @@ async def test_base64_and_binary_give_the_same() -> None:
     assert seen[0] == seen[1]
 
 
-async def test_start_in_the_query_string() -> None:
+async def test_start_in_the_query_string(plain: str) -> None:
     path = f"{PATH}?sample_rate=16000&channels=2&encoding=linear16&partials=false&words=false&phrases=a,b&other=1"
     stereo = b"".join(AUDIO[at : at + 2] * 2 for at in range(0, len(AUDIO), 2))
-    async with serve() as url, Wire.stream(url, path) as wire:
+    async with Wire.stream(plain, path) as wire:
         ready = await wire.until("ready")
         await wire.audio(stereo)
         await wire.say({"type": "stop"})
@@ -128,15 +129,15 @@ async def test_start_in_the_query_string() -> None:
     assert all("words" not in m for m in outcome.of("final"))
 
 
-async def test_a_bad_start_in_the_query_string() -> None:
-    async with serve() as url, Wire.stream(url, f"{PATH}?sample_rate=fast") as wire:
+async def test_a_bad_start_in_the_query_string(plain: str) -> None:
+    async with Wire.stream(plain, f"{PATH}?sample_rate=fast") as wire:
         outcome = await wire.finish()
     assert outcome.codes == ["bad_start"]
     fatal(outcome, "bad_start")
 
 
-async def test_the_earliest_android_clients() -> None:
-    async with serve() as url, Wire.stream(url) as wire:
+async def test_the_earliest_android_clients(plain: str) -> None:
+    async with Wire.stream(plain) as wire:
         for at in range(0, len(AUDIO), 6_400):
             content = base64.b64encode(AUDIO[at : at + 6_400]).decode()
             await wire.say({"content": content, "audio_id": "clip-7"})
@@ -150,13 +151,11 @@ async def test_the_earliest_android_clients() -> None:
 
 # Doors
 
-KEYED: dict[str, Any] = {"api_keys": ("sesame", "open")}
-
 
 @pytest.mark.parametrize("key", [None, "wrong", "", "sesam", "sesame,open"])
-async def test_a_missing_or_wrong_key_is_refused_before_the_upgrade(key: str | None) -> None:
+async def test_a_missing_or_wrong_key_is_refused_before_the_upgrade(keyed: str, key: str | None) -> None:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    async with serve(**KEYED) as url, Wire.stream(url, headers=headers) as wire:
+    async with Wire.stream(keyed, headers=headers) as wire:
         outcome = await wire.finish()
     assert outcome.status == 401
     assert outcome.headers["content-type"] == "application/json"
@@ -179,8 +178,8 @@ async def test_a_missing_or_wrong_key_is_refused_before_the_upgrade(key: str | N
         (PATH, {"Authorization": "Bearer sesame", "Origin": "https://elsewhere.example"}, None),
     ],
 )
-async def test_a_key_in_every_place(path: str, headers: dict[str, str], echoed: str | None) -> None:
-    async with serve(**KEYED) as url, Wire.stream(url, path, headers, start={}) as wire:
+async def test_a_key_in_every_place(keyed: str, path: str, headers: dict[str, str], echoed: str | None) -> None:
+    async with Wire.stream(keyed, path, headers, start={}) as wire:
         await wire.until("ready")
     assert wire.outcome.status == 101
     assert wire.outcome.headers.get("sec-websocket-protocol") == echoed
@@ -197,17 +196,16 @@ async def test_a_key_in_every_place(path: str, headers: dict[str, str], echoed: 
         ("http://127.0.0.1", 101),
     ],
 )
-async def test_foreign_web_pages_are_refused_without_a_key(origin: str, status: int) -> None:
-    async with serve(allowed_origins=("https://app.example",)) as url:
-        async with Wire.stream(url, headers={"Origin": origin}) as wire:
-            assert wire.outcome.status == status
-            if status == 403:
-                assert wire.outcome.error["code"] == "forbidden_origin"
+async def test_foreign_web_pages_are_refused_without_a_key(plain: str, origin: str, status: int) -> None:
+    async with Wire.stream(plain, headers={"Origin": origin}) as wire:
+        assert wire.outcome.status == status
+        if status == 403:
+            assert wire.outcome.error["code"] == "forbidden_origin"
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/stream/", "/v2/stream", "/healthz", "/v1/%73tream%2f"])
-async def test_unknown_paths(path: str) -> None:
-    async with serve() as url, Wire.stream(url, path) as wire:
+async def test_unknown_paths(plain: str, path: str) -> None:
+    async with Wire.stream(plain, path) as wire:
         outcome = await wire.finish()
     assert outcome.status == 404
     assert outcome.error["code"] == "not_found"
@@ -304,12 +302,11 @@ async def test_a_client_that_goes_frees_its_place() -> None:
 
 
 async def test_too_many_connections() -> None:
-    async with serve(max_connections=2) as url:
-        async with Wire.stream(url) as first, Wire.stream(url) as second:
-            assert (first.outcome.status, second.outcome.status) == (101, 101)
-            async with Wire.stream(url) as third:
-                assert third.outcome.status == 503
-                assert third.outcome.error["code"] == "at_capacity"
+    async with serve(max_connections=2) as url, Wire.stream(url) as first, Wire.stream(url) as second:
+        assert (first.outcome.status, second.outcome.status) == (101, 101)
+        async with Wire.stream(url) as third:
+            assert third.outcome.status == 503
+            assert third.outcome.error["code"] == "at_capacity"
 
 
 # Clocks
@@ -377,17 +374,17 @@ async def test_a_dead_peer_is_closed(started: bool) -> None:
 
 async def test_a_dead_peer_whose_buffers_are_full_is_dropped() -> None:
     """Nothing can be said to it any more, not even a close frame."""
-    async with serve(ping_seconds=0.2, ping_timeout_seconds=0.2) as url:
-        async with Wire.stream(url, rcvbuf=4_096, sndbuf=4_096) as wire:
-            flood = asyncio.create_task(_flood_of_pings(wire))
-            await eventually(lambda: metric(http_get(f"{url}/metrics").body, "stt_connection_seconds_count") == 1)
-            flood.cancel()
-            await asyncio.gather(flood, return_exceptions=True)
+    async with (
+        serve(ping_seconds=0.2, ping_timeout_seconds=0.2) as url,
+        Wire.stream(url, rcvbuf=4_096, sndbuf=4_096) as wire,
+    ):
+        flood = asyncio.create_task(_flood_of_pings(wire))
+        await eventually(lambda: metric(http_get(f"{url}/metrics").body, "stt_connection_seconds_count") == 1)
+        flood.cancel()
+        await asyncio.gather(flood, return_exceptions=True)
 
 
 async def _flood_of_pings(wire: Wire) -> None:
-    from tests.wire import PING, frame
-
     with contextlib.suppress(OSError):
         while True:
             await wire.send(frame(PING, bytes(125)) * 100)
@@ -414,11 +411,11 @@ MISTAKES: list[tuple[str, Json | str | bytes]] = [
 ]
 
 
-async def test_mistakes_are_answered_and_hurt_nothing() -> None:
+async def test_mistakes_are_answered_and_hurt_nothing(plain: str) -> None:
     """One after each stretch of audio: the transcript is that of an undisturbed session."""
     audio = marker_audio(10)
     step = len(audio) // len(MISTAKES) // 2 * 2 + 2
-    async with serve() as url, Wire.stream(url, start={}) as wire:
+    async with Wire.stream(plain, start={}) as wire:
         for index, (_, mistake) in enumerate(MISTAKES):
             await wire.audio(audio[index * step : (index + 1) * step])
             await wire.send(text(mistake))
@@ -430,9 +427,9 @@ async def test_mistakes_are_answered_and_hurt_nothing() -> None:
     assert (outcome.close, outcome.messages[-1]["code"]) == (1000, "stopped")
 
 
-async def test_mistakes_before_start() -> None:
+async def test_mistakes_before_start(plain: str) -> None:
     mistakes = [m for m in MISTAKES if m[0] != "bad_order"]
-    async with serve() as url, Wire.stream(url) as wire:
+    async with Wire.stream(plain) as wire:
         await wire.audio(b"\0\0")
         for _, mistake in mistakes:
             await wire.send(text(mistake))
@@ -449,8 +446,8 @@ def _needs_start(mistake: Json | str | bytes) -> bool:
     return isinstance(mistake, dict) and mistake.get("type") == "audio"
 
 
-async def test_nothing_may_follow_stop() -> None:
-    async with serve() as url, Wire.stream(url, start={}) as wire:
+async def test_nothing_may_follow_stop(plain: str) -> None:
+    async with Wire.stream(plain, start={}) as wire:
         await wire.send(text({"type": "stop"}) + text({"type": "flush"}) + text({"type": "stop"}))
         outcome = await wire.finish()
     assert set(outcome.codes) <= {"bad_order"}
@@ -493,8 +490,8 @@ async def test_too_many_errors_before_start() -> None:
         ({"language": ""}, "bad_start"),
     ],
 )
-async def test_start_that_is_refused(start: Json, code: str) -> None:
-    async with serve() as url, Wire.stream(url, start=start) as wire:
+async def test_start_that_is_refused(plain: str, start: Json, code: str) -> None:
+    async with Wire.stream(plain, start=start) as wire:
         outcome = await wire.finish()
     assert outcome.codes == [code]
     assert outcome.types == ["error", "closed"]
@@ -508,6 +505,7 @@ async def test_a_message_that_is_too_large() -> None:
         with contextlib.suppress(OSError):
             await wire.audio(bytes(1_000_000), 1_000_000)
         outcome = await wire.finish()
+        await eventually(lambda: metric(http_get(f"{url}/metrics").body, "stt_sessions_open") == 0)
     assert outcome.close == ERRORS["message_too_large"].close
     assert outcome.ended
 
@@ -524,8 +522,8 @@ def wav(rate: int = 16_000, channels: int = 1, bits: int = 16, tag: int = 1, dat
     )
 
 
-async def test_a_wav_header_is_skipped_with_a_warning() -> None:
-    async with serve() as url, Wire.stream(url, start={}) as wire:
+async def test_a_wav_header_is_skipped_with_a_warning(plain: str) -> None:
+    async with Wire.stream(plain, start={}) as wire:
         await wire.audio(wav() + AUDIO)
         await wire.say({"type": "stop"})
         outcome = await wire.finish()
@@ -535,8 +533,8 @@ async def test_a_wav_header_is_skipped_with_a_warning() -> None:
 
 
 @pytest.mark.parametrize("header", [wav(rate=44_100), wav(channels=2), wav(bits=8), wav(tag=85)])
-async def test_a_wav_header_that_contradicts_is_refused(header: bytes) -> None:
-    async with serve() as url, Wire.stream(url, start={}) as wire:
+async def test_a_wav_header_that_contradicts_is_refused(plain: str, header: bytes) -> None:
+    async with Wire.stream(plain, start={}) as wire:
         await wire.audio(header + AUDIO, 64_000)
         outcome = await wire.finish()
     assert outcome.codes == ["unsupported_audio"]
@@ -544,10 +542,10 @@ async def test_a_wav_header_that_contradicts_is_refused(header: bytes) -> None:
     fatal(outcome, "unsupported_audio")
 
 
-async def test_a_broken_wav_header_in_the_first_message_of_all() -> None:
+async def test_a_broken_wav_header_in_the_first_message_of_all(plain: str) -> None:
     """The message that opens the session may be refused itself; the session is not hurt."""
     broken = base64.b64encode(wav()[:-8]).decode()
-    async with serve() as url, Wire.stream(url) as wire:
+    async with Wire.stream(plain) as wire:
         await wire.say({"content": broken, "audio_id": 1})
         await wire.say({"content": base64.b64encode(AUDIO).decode(), "audio_id": 2})
         await wire.say({"type": "stop"})
