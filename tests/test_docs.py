@@ -15,7 +15,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from backends import registry
+from backends import pocketsphinx_backend, pocketsphinx_worker, registry
+from backends.endpointing import EndpointRules
 from backends.registry import GROUP
 from backends.scripted import MARKER, MARKER_PAUSE, MARKER_SECONDS, Script, Scripted, ScriptedFault
 from bridge.api.health import Readiness
@@ -170,6 +171,14 @@ async def test_a_script_that_rejects(tmp_path: Path) -> None:
         with pytest.raises(SessionError) as caught:
             [message async for message in client]
     assert caught.value.code == "backend_rejected"
+
+
+def test_numbers_of_pocketsphinx() -> None:
+    text = section(page("backends.md"), "`pocketsphinx`")
+    rules = EndpointRules()
+    assert f"{pocketsphinx_backend.STREAMS_PER_CORE} streams for each core" in text
+    assert f"{rules.hangover_window * 0.03:.2f} s of silence" in text
+    assert f"after {pocketsphinx_worker.LONGEST_FRAMES * 0.03:.0f} s" in text
 
 
 def test_numbers_of_markers() -> None:
