@@ -81,6 +81,10 @@ class ScriptedFault:
     retryable: bool = True
     count: int = 1_000
 
+    def __post_init__(self) -> None:
+        if self.kind not in ("fail", "stall", "flood", "end", "reject"):
+            raise ValueError(f"no such fault: {self.kind!r}")
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -130,7 +134,7 @@ class _Player:
         self._results = script.following(config.start)
         self._next = next(self._results, None)
         self._covered = 0.0
-        self._open: Result | None = None  # the partial that no final has closed
+        self._open: Scripted | None = None  # the partial that no final has closed
         if self.fault and self.fault.kind == "reject":
             raise BackendError("the script refuses this stream", code="rejected", fault=Fault.CLIENT)
 
@@ -160,6 +164,7 @@ class _Player:
             return self._noted(self._reader.take(chunk))
         results = []
         while self._next is not None and self._next.at <= self._config.start + self._now + 1e-6:
+            self._open = None if self._next.is_final else self._next
             results.append(self._result(self._next))
             self._next = next(self._results, None)
         return self._noted(results)
@@ -172,12 +177,12 @@ class _Player:
         while self._next is not None and self._next.start < now - 1e-6:
             self._next = next(self._results, None)  # belongs to the utterance that is closed here
         if self._open is not None:
-            return self._noted([dataclasses.replace(self._open, is_final=True, end=self._now, stability=None)])
+            said, self._open = self._open, None
+            return self._noted([self._result(dataclasses.replace(said, is_final=True, end=now))])
         return self._noted([Result("", True, self._covered, self._now)]) if self._covered < self._now else []
 
     def _noted(self, results: list[Result]) -> list[Result]:
         for result in results:
-            self._open = None if result.is_final else result
             if result.is_final:
                 self._covered = result.end
         if not self._config.words:
