@@ -13,6 +13,7 @@ import contextlib
 import json
 import random
 import struct
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -41,6 +42,8 @@ from tests.wire import (
     text,
     upgrade,
 )
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads memory and descriptors from /proc")
 
 SEED: Final = 20_261_104
 AT_ONCE: Final = 12

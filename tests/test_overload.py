@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from bridge.errors import ERRORS
 from bridge.settings import Settings
 from tests.conftest import Spawn
 from tests.wire import BINARY, Process, Wire, engine_env, eventually, frame, get, http_get, markers, metric, serve
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads memory and descriptors from /proc")
 
 DEFAULTS: Final = Settings.load(env={}, env_file=None)
 REPLAY: Final = round((DEFAULTS.queue_seconds + DEFAULTS.replay_seconds) * 32_000)
