@@ -36,8 +36,8 @@ class EndpointRules:
     onset_window: int = 10  # 0.3 s: shorter starts on clicks, longer delays the first partial
     onset_speech: int = 7
     pre_roll: int = 10  # 0.3 s: soft consonants before the first voiced frame
-    hangover_window: int = 12  # 0.36 s: shorter splits sentences at commas, longer delays every final
-    hangover_silence: int = 11
+    hangover_window: int = 10  # 0.3 s: shorter splits sentences at commas, longer delays every final
+    hangover_silence: int = 9
     tail_speech: int = 3  # 90 ms: at a forced end, this much may be a word that the onset has not proved yet
 
     def __post_init__(self) -> None:

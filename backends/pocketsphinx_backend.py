@@ -38,6 +38,7 @@ from backends.base import (
     RecognitionConfig,
     Result,
 )
+from backends.pocketsphinx_recognizer import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class PocketSphinxBackend(AsyncBackend):
             phrases=self._settings.phrases != "off",
             flush=True,
             languages=() if self._settings.model else ("en-US", "en"),
-            sample_rates=(worker.SAMPLE_RATE,),
+            sample_rates=(SAMPLE_RATE,),
             max_streams=STREAMS_PER_CORE * _cores() if streams is None else streams,
         )
 
@@ -135,9 +136,9 @@ class PocketSphinxBackend(AsyncBackend):
                 sending.exception()  # raised above, or too late for anyone to want it
 
     def _check(self, config: RecognitionConfig) -> None:
-        if config.sample_rate != worker.SAMPLE_RATE:
+        if config.sample_rate != SAMPLE_RATE:
             raise BackendError(
-                f"pocketsphinx takes audio at {worker.SAMPLE_RATE} Hz, not {config.sample_rate}",
+                f"pocketsphinx takes audio at {SAMPLE_RATE} Hz, not {config.sample_rate}",
                 code="rejected",
                 fault=Fault.CLIENT,
             )

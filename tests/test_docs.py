@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from backends import pocketsphinx_backend, pocketsphinx_worker, registry
+from backends import pocketsphinx_backend, pocketsphinx_recognizer, registry
 from backends.endpointing import EndpointRules
 from backends.registry import GROUP
 from backends.scripted import MARKER, MARKER_PAUSE, MARKER_SECONDS, Script, Scripted, ScriptedFault
@@ -178,7 +178,7 @@ def test_numbers_of_pocketsphinx() -> None:
     rules = EndpointRules()
     assert f"{pocketsphinx_backend.STREAMS_PER_CORE} streams for each core" in text
     assert f"{rules.hangover_window * 0.03:.2f} s of silence" in text
-    assert f"after {pocketsphinx_worker.LONGEST_FRAMES * 0.03:.0f} s" in text
+    assert f"after {pocketsphinx_recognizer.LONGEST_FRAMES * 0.03:.0f} s" in text
 
 
 def test_numbers_of_markers() -> None:

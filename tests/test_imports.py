@@ -95,7 +95,7 @@ KEPT_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "av": ("bridge.audio",),
     "soxr": ("bridge.audio",),
     "rich": ("bridge.commands",),
-    "pocketsphinx": ("backends.pocketsphinx_backend", "backends.pocketsphinx_worker"),
+    "pocketsphinx": ("backends.pocketsphinx_backend", "backends.pocketsphinx_recognizer"),
 }
 
 

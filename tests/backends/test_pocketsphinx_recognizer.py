@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from backends import pocketsphinx_worker as worker
+from backends import pocketsphinx_recognizer
 from backends.base import Result
-from backends.pocketsphinx_worker import Cepstra, Recognizer, add_phrases, distance, quietest
+from backends.pocketsphinx_recognizer import Cepstra, Ears, Recognizer, add_phrases, distance, quietest
 
-pocketsphinx = pytest.importorskip("pocketsphinx")
+pytest.importorskip("pocketsphinx")
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
-SECOND = 2 * worker.SAMPLE_RATE
+SECOND = 2 * pocketsphinx_recognizer.SAMPLE_RATE
 CARDS = ["eight of spades", "four of clubs", "seven of hearts", "ten of clubs"]
 
 
@@ -34,7 +34,7 @@ def recording(name: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def shared_decoder() -> Any:
-    return worker.load({})
+    return pocketsphinx_recognizer.load({})
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def commands(decoder: Any) -> Any:
 
 
 def recognizer(decoder: Any, **options: Any) -> Recognizer:
-    return Recognizer(decoder, pocketsphinx.Vad(0, worker.SAMPLE_RATE, 0.03), **options)
+    return Recognizer(decoder, Ears(), **options)
 
 
 def recognize(recognizer: Recognizer, audio: bytes, chunk: int = 3_200) -> list[Result]:
@@ -73,7 +73,7 @@ def said(results: list[Result]) -> str:
 
 def noise(seconds: float, level: int) -> bytes:
     chance = random.Random(7)
-    samples = (round(chance.gauss(0, level)) for _ in range(round(seconds * worker.SAMPLE_RATE)))
+    samples = (round(chance.gauss(0, level)) for _ in range(round(seconds * pocketsphinx_recognizer.SAMPLE_RATE)))
     return b"".join(max(-32768, min(32767, sample)).to_bytes(2, "little", signed=True) for sample in samples)
 
 
@@ -159,15 +159,15 @@ def test_flush_answers_with_a_final_up_to_the_flush(commands: Any) -> None:
 def test_the_last_word_is_heard_though_the_audio_stops_right_after_it(commands: Any) -> None:
     audio = recording("cards-001.wav")
     whole = finals(recognize(recognizer(commands), audio))[0]
-    stop = round(whole.words[-1].end * worker.SAMPLE_RATE) * 2
+    stop = round(whole.words[-1].end * pocketsphinx_recognizer.SAMPLE_RATE) * 2
     assert said(recognize(recognizer(commands), audio[:stop])) == "ten of clubs"
 
 
 def test_an_overlong_utterance_is_cut_without_losing_or_doubling_a_word(
     decoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "LONGEST_FRAMES", 60)  # 1.8 s
-    monkeypatch.setattr(worker, "CUT_SEARCH_FRAMES", 35)
+    monkeypatch.setattr(pocketsphinx_recognizer, "LONGEST_FRAMES", 60)  # 1.8 s
+    monkeypatch.setattr(pocketsphinx_recognizer, "CUT_SEARCH_FRAMES", 35)
     results = finals(recognize(recognizer(decoder), recording("cards-005.wav")))
     assert said(results) == "eight of spades four of clubs seven of hearts"
     texts = [result.text for result in results if result.text]
@@ -210,8 +210,8 @@ def test_distance_needs_both() -> None:
 
 def test_the_mean_is_read_out_of_a_running_decoder(decoder: Any) -> None:
     audio = recording("cards-001.wav")
-    audio = audio[: len(audio) // worker.FRAME_BYTES * worker.FRAME_BYTES]
-    utterance = worker.Utterance(decoder, Cepstra(), begin=0)
+    audio = audio[: len(audio) // pocketsphinx_recognizer.FRAME_BYTES * pocketsphinx_recognizer.FRAME_BYTES]
+    utterance = pocketsphinx_recognizer.Utterance(decoder, Cepstra(), begin=0)
     utterance.feed(audio)
     utterance.finish()
     whole = pocketsphinx.Decoder(lm=None, keyphrase="hello", kws_threshold=1e-20, loglevel="FATAL")
