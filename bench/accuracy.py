@@ -55,9 +55,10 @@ def known_files() -> Iterator[tuple[Path, str]]:
             yield RECORDINGS / name, said.replace("/", " ")
 
 
-async def stream(url: str, path: Path, latencies: Latencies, *, paced: bool) -> str:
+async def stream(url: str, path: Path, total: Latencies, *, paced: bool) -> str:
     """One file through the server; its finals."""
     finals: list[str] = []
+    latencies = Latencies()
     source = open_audio(str(path))
     start = StartMessage(sample_rate=source.format.sample_rate, channels=source.format.channels)
     async with connect(url, start) as client:
@@ -70,6 +71,9 @@ async def stream(url: str, path: Path, latencies: Latencies, *, paced: bool) -> 
                 finals.append(message.text)
 
         await converse(client, sender, take)
+    total.partials += latencies.partials
+    total.finals += latencies.finals
+    total.unseen += latencies.unseen
     return " ".join(finals)
 
 
@@ -116,17 +120,21 @@ def show(outcomes: list[Outcome]) -> None:
     print(f"words first seen in their final: {total.latencies.unseen}")
 
 
-async def run(files: list[tuple[Path, str]], *, paced: bool, compare: bool) -> list[Outcome]:
-    """Every file, one after the other."""
+async def run(files: list[tuple[Path, str]], *, paced: bool, compare: bool, streams: int) -> list[Outcome]:
+    """Every file, one after the other, each by so many clients at once."""
     outcomes = []
-    async with serving(Settings.load({}, None, port=0), {}) as url:
+    env = {"STT_POCKETSPHINX_STREAMS": str(streams)} if streams > 1 else {}
+    async with serving(Settings.load({}, None, port=0), env) as url:
         for path, said in files:
             latencies = Latencies()
-            heard = await stream(stream_url(url), path, latencies, paced=paced)
-            errors, words = word_errors(said, heard)
+            one = (stream(stream_url(url), path, latencies, paced=paced) for _ in range(streams))
+            errors = words = 0
+            for heard in await asyncio.gather(*one):
+                wrong, count = word_errors(said, heard)
+                errors, words = errors + wrong, words + count
             if errors:
                 print(f"{path.name}: {heard}", file=sys.stderr)
-            whole = word_errors(said, offline(path))[0] if compare else None
+            whole = streams * word_errors(said, offline(path))[0] if compare else None
             outcomes.append(Outcome(path.name, words, errors, whole, latencies))
     return outcomes
 
@@ -137,9 +145,10 @@ def main() -> None:
     parser.add_argument("files", nargs="*", help="only files whose name holds one of these")
     parser.add_argument("--fast", action="store_true", help="not in real time; latencies mean nothing then")
     parser.add_argument("--offline", action="store_true", help="decode each whole file at once too")
+    parser.add_argument("--streams", type=int, default=1, help="clients that stream each file at once")
     args = parser.parse_args()
     files = [f for f in known_files() if not args.files or any(part in f[0].name for part in args.files)]
-    show(asyncio.run(run(files, paced=not args.fast, compare=args.offline)))
+    show(asyncio.run(run(files, paced=not args.fast, compare=args.offline, streams=args.streams)))
 
 
 if __name__ == "__main__":
