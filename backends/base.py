@@ -137,7 +137,8 @@ class Backend(ABC):
 
     `Options` is a frozen dataclass whose fields become settings: field `model` of the engine `whisper` is read
     from `STT_WHISPER_MODEL`, checked against the field's type, and handed to the constructor. A field's
-    `metadata["help"]` is its line in the documentation, `metadata["secret"]` keeps its value out of messages.
+    `metadata["help"]` is its line in the documentation, `metadata["secret"]` keeps its value out of messages,
+    `metadata["min"]` is the least number allowed.
     """
 
     name: ClassVar[str]

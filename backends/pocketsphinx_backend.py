@@ -64,7 +64,8 @@ class PocketSphinxOptions:
         default=None, metadata={"help": "Pronunciation dictionary; unset: the bundled one for en-us."}
     )
     streams: int | None = field(
-        default=None, metadata={"help": "Streams carried at once; unset: three for each core that the server may use."}
+        default=None,
+        metadata={"help": "Streams carried at once; unset: four for each core that the server may use.", "min": 1},
     )
     phrases: Literal["bias", "grammar", "off"] = field(
         default="bias",

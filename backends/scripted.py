@@ -58,7 +58,7 @@ class ScriptedOptions:
     script: Path | None = field(
         default=None, metadata={"help": "JSON file with `results` and `faults`; unset: counts to six, for ever."}
     )
-    max_streams: int | None = field(default=None, metadata={"help": "Streams that it carries at once."})
+    max_streams: int | None = field(default=None, metadata={"help": "Streams that it carries at once.", "min": 1})
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ import uvloop
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
+from websockets.protocol import State
 from websockets.uri import parse_uri
 
 FRAME_SECONDS: Final = 0.1
@@ -142,7 +143,7 @@ class Client(asyncio.Protocol):
             self._report.lost_frames += len(self._sent_at) - message.received // (FRAME_BYTES // 2)
 
     def _send(self) -> None:
-        if self._transport.is_closing():
+        if self._transport.is_closing() or self._protocol.state is not State.OPEN:
             return
         now = self._loop.time()
         if len(self._sent_at) >= self._frames:

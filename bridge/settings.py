@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import dotenv
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -39,6 +40,12 @@ def _comma_separated(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def _printable(keys: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
+        raise ValueError("should hold printable ASCII without spaces: a header can carry nothing else")
+    return keys
 
 
 CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
@@ -67,7 +74,7 @@ class Settings(BaseModel):
     tls_key: Path | None = Field(None, description="Private key (PEM) of the certificate.")
 
     # Who may connect
-    api_keys: CommaSeparated = Field(
+    api_keys: Annotated[CommaSeparated, AfterValidator(_printable)] = Field(
         (), description="Accepted API keys, separated by commas.", json_schema_extra=_SECRET
     )
     insecure: bool = Field(False, description="Allow a non-loopback address without an API key.")
@@ -166,9 +173,16 @@ def read_options(engine: str, options: type[T] | None, env: Mapping[str, str]) -
             given[field.name] = _comma_separated(value) if _is_tuple(hints[field.name]) else value
     secrets = {f.name for f in fields if f.metadata.get("secret")}
     try:
-        return TypeAdapter(options).validate_python(given)
+        read = TypeAdapter(options).validate_python(given)
     except ValidationError as exc:
         raise SettingsError(_sentences(exc, prefix, secrets)) from None
+    for field in fields:
+        least, value = field.metadata.get("min"), getattr(read, field.name)
+        if least is not None and value is not None and value < least:
+            raise SettingsError(
+                f"{prefix}{field.name.upper()}: '{value}' is not allowed: it should be at least {least}"
+            )
+    return read
 
 
 def option_prefix(engine: str) -> str:

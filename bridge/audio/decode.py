@@ -52,11 +52,7 @@ class StreamDecoder:
         self._passthrough = (
             audio.encoding is Encoding.PCM_S16LE and audio.channels == 1 and audio.sample_rate == target_rate
         )
-        self._resampler = (
-            None
-            if audio.sample_rate == target_rate
-            else soxr.ResampleStream(audio.sample_rate, target_rate, 1, dtype="float32", quality="HQ")
-        )
+        self._resampler = self._make_resampler()
 
     def decode(self, data: bytes) -> bytes:
         """The PCM16 that is complete after these bytes; may be empty."""
@@ -86,6 +82,20 @@ class StreamDecoder:
         if len(tail) < missing:
             tail = np.pad(tail, (0, missing - len(tail)))
         return self._pcm16(tail[:missing] if missing > 0 else tail[:0])
+
+    def flush(self) -> bytes:
+        """What the resampler still holds, so that a word is whole where the engine is to finalize it; goes on.
+
+        The resampler begins anew after it: call it where speech pauses, not for every message.
+        """
+        tail = self.finish()
+        self._resampler = self._make_resampler()
+        return tail
+
+    def _make_resampler(self) -> soxr.ResampleStream | None:
+        if self._format.sample_rate == self._rate:
+            return None
+        return soxr.ResampleStream(self._format.sample_rate, self._rate, 1, dtype="float32", quality="HQ")
 
     def _mono(self, data: bytes) -> Float32:
         """All channels' mean, full scale 1.0."""

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bridge.commands.exits import Exit, complain, epilog
-from bridge.commands.latency import Latencies
 from bridge.commands.stream import Interrupts, Sender, converse, show_message, stream_url
 
 if TYPE_CHECKING:
+    from bridge.commands.latency import Latencies
     from bridge.protocols.native import ServerMessage
     from bridge.settings import Settings
 
@@ -100,6 +100,7 @@ async def _watch(url: str, path: Path, *, paced: bool) -> None:
     from bridge.audio.files import open_audio
     from bridge.client import connect
     from bridge.commands.display import Captions
+    from bridge.commands.latency import Latencies
     from bridge.protocols.native import FinalMessage, StartMessage
 
     finals: list[str] = []

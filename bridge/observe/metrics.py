@@ -53,7 +53,7 @@ class Metrics:
         )
         self.final_seconds = Histogram(
             "stt_final_latency_seconds",
-            "From the arrival of the end of speech to its final.",
+            "From the arrival of a final's last word (of its end, where the backend times no words) to the final.",
             ["backend"],
             buckets=_LATENCY,
             registry=self.registry,
@@ -123,7 +123,9 @@ class SessionMetrics:
 
     def partial(self, latency: float, *, first: bool) -> None:
         """A partial left."""
-        (self._first_partial if first else self._partial).observe(latency)
+        self._partial.observe(latency)
+        if first:
+            self._first_partial.observe(latency)
         self.report()
 
     def final(self, latency: float) -> None:

@@ -173,8 +173,10 @@ class Session:
 
     def flush(self) -> None:
         """Finalize what was said so far; the session goes on."""
-        self._active = self._loop.time()
-        self._buffer.flush()
+        if not self.stopping:
+            now = self._active = self._loop.time()
+            self._buffer.append(self._decoder.flush(), now)
+            self._buffer.flush()
 
     def stop(self, code: str = "stopped") -> None:
         """No more audio: finalize every remaining word, then close with `code`. The first call counts."""
@@ -214,6 +216,7 @@ class Session:
             log.exception("session failed", extra={"session": self.id})
             self._break(BridgeError("internal"))
         finally:
+            self._run_scope = None
             self._watch_handle.cancel()
             self._buffer.close()
         self._hub.publish(
@@ -300,7 +303,8 @@ class Session:
             return
         if result.text:
             self._speech(start)
-            latency = self._latency(end)
+            spoken = base + round(result.words[-1].end * self._rate) if result.words else end
+            latency = self._latency(min(spoken, end))
             self._hub.publish(
                 FinalEvent(
                     self._hub.next_seq(),

@@ -184,3 +184,17 @@ def test_formats_that_are_refused(encoding: str, rate: int, channels: int, allow
     with pytest.raises(BridgeError, match=allowed) as caught:
         AudioFormat.parse(encoding, rate, channels)
     assert caught.value.code == "unsupported_audio"
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_a_flush_gives_everything_so_far_and_the_length_stays_exact(rate: int) -> None:
+    decoder = StreamDecoder(AudioFormat(Encoding.PCM_S16LE, rate, 1), 16_000)
+    tone = (8_000 * np.sin(2 * np.pi * 440 / rate * np.arange(rate))).astype("<i2").tobytes()
+    half = len(tone) // 4 * 2
+    first = decoder.decode(tone[:half]) + decoder.flush()
+    assert len(first) // 2 == round(decoder.frames * 16_000 / rate)
+    rest = decoder.decode(tone[half:]) + decoder.flush() + decoder.finish()
+    assert len(first + rest) // 2 == 16_000
+    heard = np.frombuffer(first + rest, "<i2").astype(float)
+    wanted = 8_000 * np.sin(2 * np.pi * 440 / 16_000 * np.arange(16_000))
+    assert np.corrcoef(heard, wanted)[0, 1] > 0.999

@@ -28,6 +28,10 @@ class Case:
     text: str
 
 
+def pocketsphinx() -> AsyncBackend | BlockingBackend:
+    return registry.load_class("pocketsphinx")()
+
+
 def markers() -> bytes:
     return marker_audio(6)
 
@@ -38,7 +42,7 @@ CASES = {
     "scripted": Case(lambda: ScriptedBackend(_OPTIONS), markers, _MARKER_TEXT),
     "scripted-threads": Case(lambda: ScriptedThreadsBackend(_OPTIONS), markers, _MARKER_TEXT),
     "pocketsphinx": Case(
-        lambda: registry.load_class("pocketsphinx")(),
+        pocketsphinx,
         lambda: pcm(SAMPLES / "hello.flac"),
         manifest()["hello.flac"]["transcript"],
     ),

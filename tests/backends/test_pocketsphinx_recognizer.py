@@ -16,7 +16,7 @@ from backends import pocketsphinx_recognizer
 from backends.base import Result
 from backends.pocketsphinx_recognizer import Cepstra, Ears, Recognizer, add_phrases, distance, quietest
 
-pytest.importorskip("pocketsphinx")
+pocketsphinx = pytest.importorskip("pocketsphinx")
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
 SECOND = 2 * pocketsphinx_recognizer.SAMPLE_RATE

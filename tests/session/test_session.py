@@ -337,6 +337,15 @@ async def test_a_stop_that_the_backend_never_answers_ends_within_its_limit() -> 
     assert running.closed.code == "backend_stalled"
 
 
+async def test_a_stop_that_comes_after_the_client_is_gone_is_harmless() -> None:
+    engine = markers()
+    with pytest.raises(ExceptionGroup):
+        async with session_on(engine) as running:
+            raise LookupError("the client is gone")
+    running.session.stop("shutting_down")
+    running.session.flush()
+
+
 async def test_a_cancelled_session_closes_its_stream_and_says_no_more() -> None:
     closed = asyncio.Event()
 
@@ -434,13 +443,12 @@ async def test_a_wav_header_is_skipped_with_a_warning() -> None:
 
 async def test_the_backends_own_words_reach_a_client_only_where_they_help() -> None:
     async def body(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
-        if config.language == "tlh":
-            raise BackendError("Klingon is not known", code="language", fault=Fault.CLIENT)
-        raise BackendError("credentials of /etc/key are bad", code="auth", fault=Fault.OPERATOR)
-        yield
+        async for _ in audio:
+            raise BackendError("credentials of /etc/key are bad", code="auth", fault=Fault.OPERATOR)
+        yield Result("", True, 0, 0)
 
     async with session_on(Engine(body)) as running:
-        pass
+        await running.send(bytes(3_200))
     error = next(e for e in running.events if isinstance(e, Error))
     assert "/etc/key" not in error.message
     assert running.closed.code == "backend_failed"
