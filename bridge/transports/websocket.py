@@ -147,12 +147,10 @@ class _Connection:
             return
         except BridgeError as exc:
             self._metrics.refused.labels(exc.code).inc()
-            try:
-                await self._dismiss(exc)
-            except _Disconnected:
-                return
-            except TimeoutError:
-                await self._drop()
+            await self._dismiss(exc)
+        except Exception:
+            log.exception("connection failed")
+            await self._dismiss(BridgeError("internal"))
 
     async def _await_start(self) -> tuple[Start, list[ClientEvent]]:
         """The first `Start`, and what came with it."""
@@ -286,11 +284,16 @@ class _Connection:
             self._abort()
 
     async def _dismiss(self, error: BridgeError) -> None:
-        """Refuse a connection that has no session."""
-        async with asyncio.timeout(self._limits.send_seconds):
-            await self._transmit(_error(error))
-            await self._transmit(Closed(1, error.code, 0, 0, 0.0))
-            await self._close(error.code)
+        """End a connection that has no session, or none any more."""
+        try:
+            async with asyncio.timeout(self._limits.send_seconds):
+                await self._transmit(_error(error))
+                await self._transmit(Closed(1, error.code, 0, 0, 0.0))
+                await self._close(error.code)
+        except TimeoutError:
+            await self._drop()
+        except _Disconnected:
+            return
 
     async def _transmit(self, event: ServerEvent) -> None:
         await self._asgi({"type": "websocket.send", "text": self._codec.encode(event)})

@@ -15,6 +15,8 @@ from backends import registry
 from backends.scripted import ScriptedBackend, marker_audio
 from bridge import app
 from bridge.errors import ERRORS
+from bridge.protocols.events import Final, ServerEvent
+from bridge.protocols.native import NativeCodec
 from bridge.settings import Settings
 from bridge.transports.server import listen
 from tests.wire import (
@@ -553,3 +555,26 @@ async def test_a_broken_wav_header_in_the_first_message_of_all(plain: str) -> No
     assert outcome.types[0] == "ready"
     assert outcome.codes == ["bad_audio"]
     assert outcome.words == markers(4)
+
+
+async def test_a_fault_of_this_server_has_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs one connection, and its log line has the details."""
+    encode = NativeCodec.encode
+
+    def broken(codec: NativeCodec, event: ServerEvent) -> str:
+        if isinstance(event, Final) and codec._audio_id == "break":
+            raise OverflowError
+        return encode(codec, event)
+
+    monkeypatch.setattr(NativeCodec, "encode", broken)
+    content = base64.b64encode(AUDIO).decode()
+    async with serve(engine_env(max_streams=1)) as url:
+        async with Wire.stream(url) as wire:
+            await wire.say({"content": content, "audio_id": "break"})
+            outcome = await wire.finish()
+        assert outcome.codes == ["internal"]
+        fatal(outcome, "internal")
+        async with Wire.stream(url) as wire:
+            await wire.say({"content": content, "audio_id": "whole"})
+            await wire.say({"type": "stop"})
+            assert (await wire.finish()).words == markers(4)
