@@ -312,7 +312,7 @@ def floods() -> Iterator[Input]:
     idle: frozenset[str | int] = frozenset({"idle_timeout"})
     yield Input("continuations-empty", "session", (opened, *[nothing] * 20), idle)
     byte = frame(CONT, b"x", fin=False) * 10_000
-    yield Input("continuations-byte", "session", (opened, *[byte] * 20, frame(CONT), STOP), frozenset({1000}))
+    yield Input("continuations-byte", "session", (opened, *[byte] * 20, frame(CONT), STOP), idle | {1000})
     yield Input("continuations-endless", "session", (opened, *[byte] * 110), too_large | idle)
     yield Input("messages-empty", "session", (*[frame(BINARY) * 5_000] * 4, STOP), frozenset({1000}))
     yield Input("messages-text-empty", "session", (frame(TEXT) * 20_000,), frozenset({"bad_message"}))

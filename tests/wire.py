@@ -237,7 +237,7 @@ class Wire:
         """Wait, without reading, until the server has reset or ended the connection."""
         async with asyncio.timeout(limit):
             # The kernel gives no other sign while nothing is read.
-            while self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED:  # noqa: ASYNC110
+            while self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED:
                 await asyncio.sleep(0.02)
 
     async def _more(self) -> bool:

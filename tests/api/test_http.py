@@ -72,7 +72,7 @@ async def test_metrics_tell_of_a_session() -> None:
     partials = metric(after, "stt_first_partial_latency_seconds_count") + metric(
         after, "stt_partial_latency_seconds_count"
     )
-    assert partials >= len(outcome.of("partial")) > 0
+    assert partials >= len(outcome.of("partial"))  # of those that come at once only the newest is sent
     assert metric(after, "stt_first_partial_latency_seconds_count", backend="scripted") > 0
     assert 0 <= metric(after, "stt_final_latency_seconds_sum") < 5
     assert metric(after, "stt_queue_depth_seconds_count") == partials
