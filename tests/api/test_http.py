@@ -69,13 +69,11 @@ async def test_metrics_tell_of_a_session() -> None:
     assert metric(after, "stt_audio_seconds_total", protocol="native") == pytest.approx(3.6)
     assert metric(after, "stt_chunk_handling_seconds_count") == len(range(0, 6 * 19_200, 3_200))
     assert metric(after, "stt_final_latency_seconds_count", backend="scripted") == len(outcome.of("final"))
-    partials = metric(after, "stt_first_partial_latency_seconds_count") + metric(
-        after, "stt_partial_latency_seconds_count"
-    )
+    partials = metric(after, "stt_partial_latency_seconds_count", backend="scripted")
     assert partials >= len(outcome.of("partial"))  # of those that come at once only the newest is sent
-    assert metric(after, "stt_first_partial_latency_seconds_count", backend="scripted") > 0
+    assert 0 < metric(after, "stt_first_partial_latency_seconds_count", backend="scripted") <= partials
     assert 0 <= metric(after, "stt_final_latency_seconds_sum") < 5
-    assert metric(after, "stt_queue_depth_seconds_count") == partials
+    assert metric(after, "stt_queue_depth_seconds_count") > 0
     assert 0 < metric(after, "stt_connection_seconds_sum") < 10
     assert metric(after, "stt_backend_errors_total") == 0
 
