@@ -38,7 +38,7 @@ CUT_SEARCH_FRAMES: Final = round(4 * FRAMES_PER_SECOND)
 # pocketsphinx normalizes each cepstral vector by the mean that it knows at that moment, and starts with one that fits
 # its training data. Most of what live decoding loses against decoding a whole file is that first mean; with the right
 # one the results are the same. Hence: one mean for the session, and another try at the utterance when it was wrong.
-FIRST_TRIES: Final = tuple(round((0.3 + s) * FRAMES_PER_SECOND) for s in (0.5, 1.0, 2.0))  # 0.3 s is the pre-roll
+FIRST_TRIES: Final = tuple(round((0.3 + s) * FRAMES_PER_SECOND) for s in (0.5, 2.0))  # 0.3 s is the pre-roll
 PAUSE_FRAMES: Final = 5  # 150 ms: probably the utterance's end, and work done now need not be done after it
 RETRY_LONGEST_FRAMES: Final = round(4 * FRAMES_PER_SECOND)  # a try costs 0.15 to 0.25 times the length: final waits
 # Euclidean. A new voice or microphone is 10 to 50 away. One utterance lies 2 to 8 from the next, and to try again for
@@ -56,7 +56,7 @@ PREFER_MARGIN: Final = 0.2
 
 # The most states that the search follows at once. The package's 30,000 cost a quarter more work and gain 0 to 2 points
 # of word error rate; 3,000 save more, and lose 5 points in a session's first utterance, whose mean is still a guess.
-ACTIVE_STATES: Final = 5_000
+ACTIVE_STATES: Final = 4_000
 
 _VARIANT: Final = re.compile(r"\(\d+\)$")
 _NOT_WORD: Final = re.compile(r"[^\w']+|_")
@@ -120,6 +120,9 @@ class Utterance:
         self.spoken = Cepstra()  # what this utterance adds to the known
         self._decoder = decoder
         self._known = known
+        # In a session's first utterance the mean is so wrong that what is heard with it is not worth its work:
+        # until the first retry only the front end runs.
+        self._searching = bool(known.count)
         self._start()
 
     @property
@@ -135,7 +138,7 @@ class Utterance:
 
     def text(self) -> str:
         """The words so far."""
-        hypothesis = self._decoder.hyp()
+        hypothesis = self._decoder.hyp() if self._searching else None
         return hypothesis.hypstr if hypothesis else ""
 
     def shift(self) -> float:
@@ -146,15 +149,18 @@ class Utterance:
     def retry(self) -> None:
         """Decode all of it again, with the best mean known."""
         self._measure()
-        self._decoder.end_utt()
+        self._end_search()
+        self._searching = True
         self._start()
         audio, self.audio = bytes(self.audio), bytearray()
         self.feed(audio)
 
     def finish(self) -> None:
         """No more audio comes: make the final pass."""
+        if not self._searching:
+            self.retry()
         self._measure()
-        self._decoder.end_utt()
+        self._end_search()
 
     def words(self, end: int) -> list[Word]:
         """What was said, when finished; times in the stream, none beyond its sample `end`."""
@@ -184,13 +190,20 @@ class Utterance:
         self.spoken = Cepstra()
         self._decoder.start_utt()
 
+    def _end_search(self) -> None:
+        try:
+            self._decoder.end_utt()
+        except RuntimeError:
+            if self._searching:  # a search that was given nothing is one that fails to end, and that is all
+                raise
+
     def _use(self, mean: tuple[float, ...]) -> None:
         self._decoder.set_cmn(",".join(f"{n:.6g}" for n in mean))
         self._mean = mean
         self._frames_unmeasured = self._vectors_unmeasured = 0
 
     def _decode(self, frame: bytes) -> None:
-        self._decoder.process_raw(frame)
+        self._decoder.process_raw(frame, no_search=not self._searching)
         self._frames_unmeasured += 1
         if any(frame):  # pocketsphinx leaves digital silence out of its mean
             self._vectors_unmeasured += VECTORS_PER_FRAME

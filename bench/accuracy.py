@@ -34,6 +34,10 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 RECORDINGS: Final = ROOT.parent / "shared" / "recordings"
 
 
+STAGGER: Final = 0.7
+"""Seconds between the starts of streams: people do not begin to speak all at once."""
+
+
 @dataclass
 class Outcome:
     """One file's figures; latencies in seconds."""
@@ -55,8 +59,9 @@ def known_files() -> Iterator[tuple[Path, str]]:
             yield RECORDINGS / name, said.replace("/", " ")
 
 
-async def stream(url: str, path: Path, total: Latencies, *, paced: bool) -> str:
-    """One file through the server; its finals."""
+async def stream(url: str, path: Path, total: Latencies, *, paced: bool, after: float = 0.0) -> str:
+    """One file through the server, begun after so many seconds; its finals."""
+    await asyncio.sleep(after)
     finals: list[str] = []
     latencies = Latencies()
     source = open_audio(str(path))
@@ -127,7 +132,7 @@ async def run(files: list[tuple[Path, str]], *, paced: bool, compare: bool, stre
     async with serving(Settings.load({}, None, port=0), env) as url:
         for path, said in files:
             latencies = Latencies()
-            one = (stream(stream_url(url), path, latencies, paced=paced) for _ in range(streams))
+            one = (stream(stream_url(url), path, latencies, paced=paced, after=i * STAGGER) for i in range(streams))
             errors = words = 0
             for heard in await asyncio.gather(*one):
                 wrong, count = word_errors(said, heard)
