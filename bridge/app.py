@@ -150,6 +150,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     server = make_server(
         Gateway(app, {"/v1/stream": stream}),
         drain=lambda: manager.drain(settings.shutdown_seconds),
+        max_connections=settings.max_connections,
         max_message_bytes=settings.max_message_bytes,
         ping_seconds=settings.ping_seconds,
         ping_timeout_seconds=settings.ping_timeout_seconds,

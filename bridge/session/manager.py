@@ -64,39 +64,47 @@ class SessionManager:
             raise BridgeError("unsupported_language", f"the backend {self.engine.name} knows {known}")
         began = time.monotonic()
         observer = self._metrics.session(protocol, self.engine.name)
-        with self.engine.lease():
-            session = Session(
-                # 128 random bits: an identifier that nobody can guess
-                secrets.token_urlsafe(16),
-                start,
-                self.engine,
-                self.limits,
-                observer=observer,
-                language=language,
-            )
-            self._open.add(session)
-            self._drained.clear()
-            self._count()
-            log.info("session opened", extra={"session": session.id, "backend": self.engine.name})
-            try:
-                yield session
-            finally:
-                observer.report()
-                self._open.discard(session)
-                if not self._open:
-                    self._drained.set()
-                code = session.end_code or "client_gone"
-                self._metrics.sessions.labels(code).inc()
-                log.info(
-                    "session closed",
-                    extra={
-                        "session": session.id,
-                        "code": code,
-                        "seconds": round(time.monotonic() - began, 3),
-                        "audio_seconds": round(session.audio_seconds, 3),
-                    },
+        try:
+            with self.engine.lease():
+                session = Session(
+                    # 128 random bits: an identifier that nobody can guess
+                    secrets.token_urlsafe(16),
+                    start,
+                    self.engine,
+                    self.limits,
+                    observer=observer,
+                    language=language,
                 )
+                self._opened(session)
+                try:
+                    yield session
+                finally:
+                    observer.report()
+                    self._closed(session, time.monotonic() - began)
+        finally:
+            self._count()
+
+    def _opened(self, session: Session) -> None:
+        self._open.add(session)
+        self._drained.clear()
         self._count()
+        log.info("session opened", extra={"session": session.id, "backend": self.engine.name})
+
+    def _closed(self, session: Session, seconds: float) -> None:
+        self._open.discard(session)
+        if not self._open:
+            self._drained.set()
+        code = session.end_code or "client_gone"
+        self._metrics.sessions.labels(code).inc()
+        log.info(
+            "session closed",
+            extra={
+                "session": session.id,
+                "code": code,
+                "seconds": round(seconds, 3),
+                "audio_seconds": round(session.audio_seconds, 3),
+            },
+        )
 
     async def drain(self, seconds: float) -> bool:
         """Take no new session, let every open one finalize what it has, and wait so long for that.

@@ -16,6 +16,21 @@ from backends.base import FLUSH
 _WIDTH: Final = 2  # bytes of a sample
 
 
+_SMALL: Final = 640
+"""Bytes (20 ms at 16 kHz); smaller chunks are joined, because each costs 200 bytes beside its audio."""
+
+Chunk = tuple[int, bytes, float]
+"""Position of the first sample, the audio, when it arrived (the last of it, where chunks were joined)."""
+
+
+def _join(chunks: deque[Chunk], chunk: Chunk) -> None:
+    """Append a chunk, or join it to the last one while that is small."""
+    if chunks and len(chunks[-1][1]) < _SMALL and len(chunk[1]) < _SMALL:
+        first, pcm, _ = chunks.pop()
+        chunk = (first, pcm + chunk[1], chunk[2])
+    chunks.append(chunk)
+
+
 class ReplayBuffer:
     """Audio from `start` (all before it is finalized) to `end` (received), in arrival order.
 
@@ -29,7 +44,7 @@ class ReplayBuffer:
         self.closed = False
         self._queue_limit = queue_limit
         self._replay_limit = replay_limit
-        self._chunks: deque[tuple[int, bytes, float]] = deque()  # first sample, audio, when it arrived
+        self._chunks: deque[Chunk] = deque()
         self._flushes: list[int] = []  # positions, ascending
         self._reader: AudioReader | None = None
         self._room: asyncio.Future[None] | None = None
@@ -65,7 +80,7 @@ class ReplayBuffer:
         if not pcm or self.closed:
             return
         chunk = (self.end, pcm, now)
-        self._chunks.append(chunk)
+        _join(self._chunks, chunk)
         self.end += len(pcm) // _WIDTH
         if self._reader is not None:
             self._reader._offer(chunk)  # noqa: SLF001 - the two are one mechanism
@@ -125,7 +140,7 @@ class AudioReader:
     `base` is the session position of the stream's first sample, `position` how far the backend has read.
     """
 
-    def __init__(self, buffer: ReplayBuffer, chunks: deque[tuple[int, bytes, float]]) -> None:
+    def __init__(self, buffer: ReplayBuffer, chunks: deque[Chunk]) -> None:
         self.base = buffer.start
         self.position = buffer.start
         self.ended = False  # the backend was told that the audio ended
@@ -186,7 +201,7 @@ class AudioReader:
         return pcm
 
     def _offer(self, chunk: tuple[int, bytes, float]) -> None:
-        self._pending.append(chunk)
+        _join(self._pending, chunk)
         self._wake()
 
     def _wake(self) -> None:

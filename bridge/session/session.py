@@ -33,6 +33,9 @@ BACKOFF_BASE: Final = 0.1
 BACKOFF_CAP: Final = 5.0
 """Seconds; full jitter between 0 and min(cap, base * 2^failures), after Brooker, "Exponential Backoff and Jitter"."""
 
+RESULTS_AT_ONCE: Final = 32
+"""Results that are taken without a pause for other tasks; fewer than an outbox holds."""
+
 SOFT_SHARE: Final = 0.8
 HARD_SHARE: Final = 0.95
 """Shares of a backend's longest stream: past the first a final ends the stream, at the second it ends anyway."""
@@ -273,15 +276,15 @@ class Session:
         )
         self._attempts += 1
         self._partials = 0
+        scope = self._stream_scope = asyncio.timeout(None)
         try:
-            async with (
-                asyncio.timeout(None) as self._stream_scope,
-                contextlib.aclosing(self._engine.recognize(config, reader)) as results,
-            ):
+            async with scope, contextlib.aclosing(self._engine.recognize(config, reader)) as results:
                 async for result in results:
                     self._take(result, reader)
+                    if self._results % RESULTS_AT_ONCE == 0:
+                        await asyncio.sleep(0)  # an engine that never waits must not keep receivers from reading
         except TimeoutError as exc:
-            if self._stream_scope is None or not self._stream_scope.expired():
+            if not scope.expired():
                 raise
             raise BackendError("waiting audio was left untouched", code="stalled", retryable=True) from exc
         finally:
@@ -396,6 +399,10 @@ class Session:
     def _watch(self) -> None:
         """Called when the earliest of the session's deadlines may have come."""
         now = self._loop.time()
+        self._check_deadlines(now)
+        self._watch_handle = self._loop.call_later(self._watch_interval(), self._watch)
+
+    def _check_deadlines(self, now: float) -> None:
         if not self.stopping:
             if now - self._opened >= self._limits.session_seconds:
                 self.stop("session_too_long")
@@ -415,9 +422,8 @@ class Session:
         if seen != self._seen or not self._waiting(reader):
             self._seen, self._seen_at = seen, now
         elif now - self._seen_at >= self._limits.stall_seconds and self._stream_scope is not None:
-            self._seen_at = now
-            self._stream_scope.reschedule(now)
-        self._watch_handle = self._loop.call_later(self._watch_interval(), self._watch)
+            scope, self._stream_scope = self._stream_scope, None  # once: closing the stream may take its time
+            scope.reschedule(now)
 
     def _waiting(self, reader: AudioReader | None) -> bool:
         """Whether the backend owes something: to read audio, the answer to a flush, or the end of its stream."""

@@ -188,10 +188,25 @@ async def test_reader_that_is_cancelled_while_it_waits_loses_nothing() -> None:
 
 
 async def test_arrival_is_the_time_of_the_chunk_that_holds_the_sample() -> None:
-    buffer = ReplayBuffer(**LIMITS)
-    buffer.append(pcm(0, 10), 1.0)
-    buffer.append(pcm(10, 10), 2.0)
-    assert [buffer.arrival(p) for p in (1, 10, 11, 20, 21)] == [1.0, 1.0, 2.0, 2.0, None]
+    buffer = ReplayBuffer(queue_limit=1_000, replay_limit=1_000)
+    buffer.append(pcm(0, 320), 1.0)
+    buffer.append(pcm(320, 320), 2.0)
+    assert [buffer.arrival(p) for p in (1, 320, 321, 640, 641)] == [1.0, 1.0, 2.0, 2.0, None]
+
+
+async def test_tiny_chunks_are_joined_so_that_they_cost_little_more_than_their_audio() -> None:
+    buffer = ReplayBuffer(queue_limit=100_000, replay_limit=100_000)
+    reader = buffer.reader()
+    for i in range(5_000):
+        buffer.append(pcm(i, 1), float(i))
+        if i == 2_000:
+            assert await anext(reader) == pcm(0, 320)
+    buffer.close()
+    rest = await drain(reader)
+    assert b"".join(rest) == pcm(320, 4_680)
+    assert len(rest) < 20
+    assert len(await drain(buffer.reader())) < 20
+    assert buffer.arrival(5_000) == 4_999.0
 
 
 async def test_nothing_is_taken_after_the_close() -> None:

@@ -149,6 +149,34 @@ async def test_a_refused_configuration_is_the_clients_fault() -> None:
     assert running.closed.code == "backend_rejected"
 
 
+async def test_a_stalled_backend_that_is_slow_to_close_does_not_stop_the_clock() -> None:
+    async def stubborn(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        try:
+            await asyncio.get_running_loop().create_future()
+            yield Result("", True, 0, 0)
+        finally:
+            await asyncio.sleep(0.5)
+
+    limits = SessionLimits(stall_seconds=0.1, session_seconds=0.6, reopen_attempts=3)
+    async with session_on(Engine(stubborn), limits=limits) as running:
+        await running.send(bytes(3_200))
+    assert running.closed.code == "backend_stalled"
+    assert set(running.observed.errors) == {"stalled"}
+
+
+async def test_an_engine_that_never_waits_does_not_drown_a_receiver_that_reads() -> None:
+    async def many(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        async for _ in audio:
+            pass
+        for i in range(2_000):
+            yield Result(f"f{i}", True, i / 4_000, (i + 1) / 4_000)
+
+    async with session_on(Engine(many)) as running:
+        await running.send(bytes(16_000))
+        running.session.stop()
+    assert len([e for e in running.events if isinstance(e, Final)]) == 2_000
+
+
 async def test_attempts_without_progress_are_limited_and_progress_resets_them() -> None:
     limits = SessionLimits(reopen_attempts=2)
     fails = [ScriptedFault(0.1, "fail")] * 2 + [ScriptedFault(1.3, "fail")] * 3
