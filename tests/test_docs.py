@@ -26,7 +26,7 @@ from bridge.observe import logs
 from bridge.observe.metrics import Metrics
 from bridge.protocols.native import ClosedMessage, FinalMessage, StartMessage
 from bridge.settings import Settings
-from bridge.transports.server import SMALL_MESSAGE, WAITING_MESSAGES, WRITE_HIGH_WATER
+from bridge.transports.websocket_protocol import SMALL_MESSAGE, WAITING_MESSAGES, WRITE_HIGH_WATER
 from tests.docs import ROOT, blocks, code, page, section, tables
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from backends.scripted import marker_audio
-from bridge.transports import server as transport
+from bridge.transports import http_protocol as transport
 from tests.wire import PATH, Wire, eventually, get, http_get, metric, serve, upgrade
 
 REQUEST = "{} {} HTTP/1.1\r\nHost: x\r\n\r\n"

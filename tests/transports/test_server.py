@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from bridge.transports.server import LARGE_SLICE, Server, listen, make_server
+from bridge.transports.server import Server, listen, make_server
+from bridge.transports.websocket_protocol import LARGE_SLICE
 from tests.wire import BINARY, CONT, PING, TEXT, Wire, frame
 
 Message = dict[str, Any]

@@ -1,0 +1,153 @@
+"""uvicorn's HTTP connection, bounded: the size of a request's head, its time, and the wait for a reader."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from bridge.transports.endings import CLOSE_SECONDS, end_writing, refusal, reset
+
+HEAD_BYTES: Final = 65_536
+"""Largest request line with its headers; nginx and Apache stop at 32 KiB and less."""
+HEAD_SECONDS: Final = 10
+"""For a request's headers to arrive: half a request held open costs the sender nothing."""
+PIPELINED: Final = 16
+"""Requests that may wait for the answer to another; browsers send none ahead."""
+RESPONSE_SECONDS: Final = 10
+"""For a client to read what blocks an HTTP response."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """Bounds what uvicorn leaves open: the size of a request's head, its time, and the wait for a reader.
+
+    `max_connections` counts those of every kind; one more is refused with 503 before it says anything.
+    """
+
+    def __init__(self, *args: Any, max_connections: int | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._max_connections = max_connections
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock: the first request's head is awaited."""
+        super().connection_made(transport)
+        self._head = 0  # bytes of the head that is arriving
+        self._heads = 0  # complete ones
+        self._in_head = True
+        self._done = False  # refused, or upgraded
+        self._cycles: list[RequestResponseCycle] = []  # requests that have no whole response yet
+        self._deadline: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, self._too_late)
+        self._unread: asyncio.TimerHandle | None = None
+        if self._max_connections is not None and len(self.connections) > self._max_connections:
+            self.refuse(503, "at_capacity", "too many connections")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clocks."""
+        self._disarm()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, unless the connection was refused: then what still comes is thrown away."""
+        if self._done:
+            return
+        heads = self._heads
+        super().data_received(data)
+        if self._done or not self._in_head or self.transport.is_closing():
+            return
+        if heads == self._heads:  # otherwise only the end of these bytes is of this head
+            self._head += len(data)
+        if self._head > HEAD_BYTES:
+            self.refuse(431, "bad_message", "the request's headers are too large")
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_late)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count what follows the body too: trailers are headers to the parser."""
+        super().on_header(name, value)
+        if not self._in_head:
+            self._head += len(name) + len(value)
+            if self._head > HEAD_BYTES:
+                self.refuse(431, "bad_message", "the request's trailers are too large")
+
+    def on_headers_complete(self) -> None:
+        """The head is there in time."""
+        self._disarm()
+        self._in_head = False
+        self._head = 0
+        self._heads += 1
+        if self._done:
+            return
+        before = self.cycle
+        super().on_headers_complete()
+        if self.cycle is not before:
+            self._cycles.append(self.cycle)
+        if len(self.pipeline) > PIPELINED:
+            self.refuse(400, "bad_message", "too many requests are sent ahead")
+
+    def on_message_complete(self) -> None:
+        """The next head may follow."""
+        super().on_message_complete()
+        self._in_head = True
+        self._head = 0
+
+    def on_response_complete(self) -> None:
+        """Close after a response that did not wait for its request's body: that may have no end."""
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
+        if self.cycle.response_complete and self.cycle.more_body and not self._in_head:
+            self.hang_up()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """Give the client its time to read."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(RESPONSE_SECONDS, reset, self.transport)
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        super().resume_writing()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Leave the connection to its new protocol, clocks and all."""
+        if self.parser.get_http_version() != "1.1":  # RFC 6455, 4.1; the request is handed on as if it were
+            self.refuse(505, "bad_message", "WebSocket needs HTTP/1.1")
+            return
+        self._done = True
+        self._disarm()
+        super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse in the shape of all other refusals."""
+        self.refuse(400, "bad_message", msg)
+
+    def refuse(self, status: int, code: str, message: str) -> None:
+        """Answer with an error, whatever the request was to become, and hang up."""
+        if self._done or self.transport.is_closing():
+            return
+        self.transport.write(refusal(status, code, message))
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Send what waits and the end, throw away what comes, close soon: closing at once could lose the answer."""
+        self._done = True
+        self._disarm()
+        self.pipeline.clear()
+        for cycle in self._cycles:
+            cycle.disconnected = True  # whatever the application still says is not sent
+            cycle.message_event.set()
+        end_writing(self.transport)
+        self.loop.call_later(CLOSE_SECONDS, self.transport.close)
+
+    def _too_late(self) -> None:
+        self._deadline = None
+        self.refuse(408, "start_timeout", "no request came in time")
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

@@ -1,0 +1,245 @@
+"""uvicorn's WebSocket connection, bounded and hardened: what waits, what a peer may cost others, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any, Final
+
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
+from websockets.http11 import Request
+from websockets.protocol import State
+
+from bridge.transports.endings import CLOSE_SECONDS, end_writing, refusal, reset
+from bridge.transports.websocket import ABORT_EXTENSION
+
+WRITE_HIGH_WATER: Final = 65_536
+"""Bytes that may wait in this process for one receiver before its writer waits."""
+WAITING_MESSAGES: Final = 8
+"""Small messages that may wait for the application before the socket is paused."""
+SMALL_MESSAGE: Final = 16_384
+"""Bytes; a larger one pauses the socket at once, so that waiting messages stay within 128 KiB."""
+SLICE: Final = 16_384
+LARGE_SLICE: Final = 65_536
+"""Bytes parsed before other connections have their turn: tiny frames by the thousand cost 15 µs each, 35 ms a slice.
+
+Where the frames before were large, the next slice is: slicing costs a bulk transfer half of its speed.
+"""
+FEW_FRAMES: Final = 64
+"""Frames in a slice, up to which they are called large."""
+
+
+class StreamProtocol(WebSocketsSansIOProtocol):
+    """Bounds what one connection can hold, ends each in time, and takes garbage for what it is: no exception."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Set the write buffer's limit."""
+        super().connection_made(transport)
+        self.close_timeout = CLOSE_SECONDS
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._heard = self.loop.time()  # when the peer last sent anything
+        self._failed = False  # a broken frame came: what follows is thrown away
+        self._backlog = bytearray()  # received, not parsed yet
+        self._slice = SLICE
+        self._working: asyncio.Handle | None = None
+        self._joined: bytearray | None = None  # the fragments of a message so far
+        self._last_resort: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        if self._last_resort is not None:
+            self._last_resort.cancel()
+            self._last_resort = None
+        super().connection_lost(exc)
+
+    # What comes in
+
+    def data_received(self, data: bytes) -> None:
+        """Parse at once, or in slices what is large, with other connections in between."""
+        if self._failed:
+            return
+        self._heard = self.loop.time()
+        if self._backlog or len(data) > self._slice:
+            self._backlog += data
+            self._go_on()
+        else:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated and self.conn.handshake_exc is not None:
+            # The HTTP parser took it for an upgrade, the WebSocket parser does not even take it for a request.
+            self.close_sent = self.handshake_complete = True
+            answer = b"".join(self.conn.data_to_send())
+            self.transport.write(answer or refusal(400, "bad_message", "the upgrade request cannot be read"))
+            self._linger()
+
+    def _work(self) -> None:
+        """Parse one slice, unless the application is behind or the peer does not read: both call `_go_on` later."""
+        self._working = None
+        if not self.close_sent and (self.queue.qsize() > WAITING_MESSAGES or not self.writable.is_set()):
+            return
+        data = bytes(self._backlog[: self._slice])
+        del self._backlog[: self._slice]
+        self._take(data)
+        if self._backlog or self.queue.empty():
+            self._go_on()
+
+    def handle_events(self) -> None:
+        """Size the next slice by the frames of this one."""
+        self._slice = LARGE_SLICE if len(self.conn.events) <= FEW_FRAMES else SLICE
+        super().handle_events()
+
+    def _go_on(self) -> None:
+        """Parse what waits; when nothing does, read on."""
+        if self.transport.is_closing():
+            self._backlog.clear()
+        elif self._backlog:
+            self._pause_reading()
+            if self._working is None:
+                self._working = self.loop.call_soon(self._work)
+        elif self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    def _pause_reading(self) -> None:
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    async def receive(self) -> Any:
+        """The next message for the application."""
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self._go_on()
+        return message
+
+    async def send(self, message: Any) -> None:
+        """Send; after a close frame, look for the peer's behind everything that it sent before."""
+        await super().send(message)
+        if message["type"] == "websocket.close":
+            self._go_on()
+
+    # The handshake
+
+    def handle_connect(self, event: Request) -> None:
+        """Hand the application the means to drop the connection."""
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            # The task that will read the scope has been made, but has not run yet.
+            extensions: dict[str, Any] = self.scope["extensions"]
+            extensions[ABORT_EXTENSION] = functools.partial(reset, self.transport)
+
+    async def run_asgi(self) -> None:
+        """Run the application; after it nothing keeps the connection, not even a peer that does not read."""
+        app = self.app
+
+        async def uncancelled(*args: Any) -> None:
+            try:
+                await app(*args)
+            except asyncio.CancelledError:  # the server stops and waits no longer
+                reset(self.transport)
+                raise ClientDisconnected from None
+
+        self.app = uncancelled
+        await super().run_asgi()
+        if not self.disconnected:
+            self._abort_later(2 * CLOSE_SECONDS)
+
+    # Messages
+
+    def handle_cont(self, event: Frame) -> None:
+        """Join fragments as they come: a list of them would outgrow the message's own limit a hundredfold."""
+        if self._joined is None:
+            self._joined = bytearray(self.frames[0])
+        self._joined += event.data
+        if event.fin:
+            self.frames, self._joined = [bytes(self._joined)], None
+            self.send_receive_event_to_app()
+
+    def send_receive_event_to_app(self) -> None:
+        """Queue a complete message; pause reading once enough of them wait.
+
+        The base class pauses at every message, which costs two system calls for each frame of audio.
+        """
+        (data,) = self.frames
+        self.frames = []
+        if self.close_sent:
+            return
+        small = self.curr_msg_data_type == "bytes" and len(data) <= SMALL_MESSAGE
+        if self.curr_msg_data_type == "text":
+            try:
+                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
+            except UnicodeDecodeError:
+                self.conn.fail(CloseCode.INVALID_DATA, "a text message is not UTF-8")
+                self.handle_parser_exception()
+                return
+        else:
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+        if not small or self.queue.qsize() > WAITING_MESSAGES:
+            self._pause_reading()
+
+    # Pings
+
+    def handle_ping(self) -> None:
+        """Answer; a peer that sends pings but does not read the pongs is read no more."""
+        super().handle_ping()
+        if not self.writable.is_set():
+            self._pause_reading()
+
+    def resume_writing(self) -> None:
+        """Read on."""
+        super().resume_writing()
+        if self.queue.empty():
+            self._go_on()
+
+    def keepalive_timeout(self) -> None:
+        """Close a dead peer. One that is heard is alive: its pong waits behind the audio it has sent before.
+
+        So is one that this side does not read because the session has no room.
+        """
+        timeout = float(self.ping_timeout or 0)
+        patience = self._heard + timeout - self.loop.time()
+        if patience <= 0 and self.read_paused and self.writable.is_set():
+            patience = timeout
+        if patience > 0:
+            self.pong_timer = self.loop.call_later(patience, self.keepalive_timeout)
+            return
+        super().keepalive_timeout()
+        self._abort_later(CLOSE_SECONDS)
+
+    # Ends
+
+    def handle_parser_exception(self) -> None:
+        """Tell the peer why, and the application that it is gone."""
+        close = self.conn.close_sent
+        code, reason = (close.code, close.reason) if close else (CloseCode.ABNORMAL_CLOSURE, "")
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close soon: closing at once, with data unread, resets the connection and loses what it was told."""
+        self._failed = True
+        self._backlog.clear()
+        self.stop_keepalive()
+        self._go_on()
+        end_writing(self.transport)
+        if self.close_timer is None:
+            self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.close)
+
+    def shutdown(self) -> None:
+        """The server stops. A closing handshake that is going on has its own clock."""
+        if self.close_sent or self.conn.state is State.CLOSING:
+            self.stop_keepalive()
+            if self.close_timer is None:
+                self.transport.close()
+            return
+        super().shutdown()
+
+    def _abort_later(self, seconds: float) -> None:
+        if self._last_resort is None:
+            self._last_resort = self.loop.call_later(seconds, reset, self.transport)
