@@ -49,7 +49,7 @@ OPEN_SECONDS: Final = 10.0  # a fork takes milliseconds; past this the machine i
 EXIT_SECONDS: Final = 2.0  # the zygote has nothing to save
 AUDIO_BYTES: Final = 32_000  # 1 s in one frame to the child: a longer chunk would hold memory twice and hide its pace
 SOCKET_BYTES: Final = 65_536  # about 2 s of audio on its way to the child, then the audio iterator waits
-STREAMS_PER_CORE: Final = 3  # of continuous speech, at 0.2 to 0.25 core each and twice that in the first seconds
+STREAMS_PER_CORE: Final = 4  # measured with bench.accuracy --streams: eight on two cores keep up, without much to spare
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ def test_speech_starts_at_seven_of_ten_and_takes_in_the_pre_roll() -> None:
 
 
 def test_speech_ends_after_the_hangover() -> None:
-    assert endpoints(SILENCE + SPEECH + SILENCE)[1] == (Endpoint.ENDED, 17, 60 + 11)
+    assert endpoints(SILENCE + SPEECH + SILENCE)[1] == (Endpoint.ENDED, 17, 60 + 9)
 
 
 def test_a_click_starts_nothing() -> None:
@@ -34,7 +34,7 @@ def test_a_click_starts_nothing() -> None:
 
 
 def test_a_pause_inside_a_sentence_ends_nothing() -> None:
-    assert len(endpoints(SPEECH + [False] * 10 + SPEECH)) == 1
+    assert len(endpoints(SPEECH + [False] * 8 + SPEECH)) == 1
 
 
 def test_the_first_segment_begins_with_the_stream_at_the_earliest() -> None:
