@@ -121,9 +121,6 @@ class Utterance:
         self.spoken = Cepstra()  # what this utterance adds to the known
         self._decoder = decoder
         self._known = known
-        # In a session's first utterance the mean is so wrong that what is heard with it is not worth its work:
-        # until the first retry only the front end runs.
-        self._searching = bool(known.count)
         self._start()
 
     @property
@@ -139,7 +136,7 @@ class Utterance:
 
     def text(self) -> str:
         """The words so far."""
-        hypothesis = self._decoder.hyp() if self._searching else None
+        hypothesis = self._decoder.hyp()
         return hypothesis.hypstr if hypothesis else ""
 
     def shift(self) -> float:
@@ -150,18 +147,15 @@ class Utterance:
     def retry(self) -> None:
         """Decode all of it again, with the best mean known."""
         self._measure()
-        self._end_search()
-        self._searching = True
+        self._decoder.end_utt()
         self._start()
         audio, self.audio = bytes(self.audio), bytearray()
         self.feed(audio)
 
     def finish(self) -> None:
         """No more audio comes: make the final pass."""
-        if not self._searching:
-            self.retry()
         self._measure()
-        self._end_search()
+        self._decoder.end_utt()
 
     def words(self, end: int) -> list[Word]:
         """What was said, when finished; times in the stream, none beyond its sample `end`."""
@@ -191,20 +185,13 @@ class Utterance:
         self.spoken = Cepstra()
         self._decoder.start_utt()
 
-    def _end_search(self) -> None:
-        try:
-            self._decoder.end_utt()
-        except RuntimeError:
-            if self._searching:  # a search that was given nothing is one that fails to end, and that is all
-                raise
-
     def _use(self, mean: tuple[float, ...]) -> None:
         self._decoder.set_cmn(",".join(f"{n:.6g}" for n in mean))
         self._mean = mean
         self._frames_unmeasured = self._vectors_unmeasured = 0
 
     def _decode(self, frame: bytes) -> None:
-        self._decoder.process_raw(frame, no_search=not self._searching)
+        self._decoder.process_raw(frame)
         self._frames_unmeasured += 1
         if any(frame):  # pocketsphinx leaves digital silence out of its mean
             self._vectors_unmeasured += VECTORS_PER_FRAME
