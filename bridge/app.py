@@ -7,6 +7,7 @@ import contextlib
 import logging
 import resource
 import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
@@ -24,8 +25,8 @@ from bridge.observe.metrics import Metrics
 from bridge.protocols.native import NativeCodec
 from bridge.security.auth import Gatekeeper, is_loopback
 from bridge.session.engine import Engine
+from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
-from bridge.session.session import SessionLimits
 from bridge.settings import Settings, SettingsError, environment, option_prefix, read_options, unknown_variables
 from bridge.transports.server import Server, listen, make_server
 from bridge.transports.websocket import ConnectionLimits, Message, Receive, Send, StreamEndpoint, refuse
@@ -119,6 +120,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         BackendError: `not_installed`.
     """
     check_exposure(settings)
+    check_certificate(settings)
     environ = environment() if env is None else env
     prefixes = [option_prefix(name) for name in registry.names()]
     for sentence in unknown_variables(environ, prefixes):
@@ -194,6 +196,23 @@ def check_exposure(settings: Settings) -> None:
             f"STT_HOST: {settings.host!r} can be reached from other machines and STT_API_KEYS is empty: "
             "set a key, or pass --insecure if everybody may connect"
         )
+
+
+def check_certificate(settings: Settings) -> None:
+    """Refuse a certificate that cannot be served.
+
+    Raises:
+        SettingsError: the files hold no certificate, or no key that belongs to it.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as exc:
+        raise SettingsError(
+            f"STT_TLS_CERT, STT_TLS_KEY: '{settings.tls_cert}' and '{settings.tls_key}' are not allowed: they should "
+            f"hold a certificate chain and its key in PEM ({exc.strerror or exc})"
+        ) from None
 
 
 @contextlib.asynccontextmanager

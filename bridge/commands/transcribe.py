@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from bridge.audio.files import AudioFileError, AudioSource
     from bridge.audio.formats import AudioFormat
     from bridge.protocols.events import Start
+    from bridge.session.limits import SessionLimits
     from bridge.session.manager import SessionManager
-    from bridge.session.session import Session, SessionLimits
+    from bridge.session.session import Session
     from bridge.settings import Settings
     from bridge.transcript import Segment
 

@@ -13,7 +13,8 @@ from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Start
 from bridge.session.engine import Engine
-from bridge.session.session import Session, SessionLimits
+from bridge.session.limits import SessionLimits
+from bridge.session.session import Session
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from backends.base import BackendError, Fault, RecognitionConfig, Result, Word
 from bridge.audio.decode import StreamDecoder
@@ -25,6 +24,7 @@ from bridge.protocols.events import Final as FinalEvent
 from bridge.protocols.events import Warning as WarningEvent
 from bridge.session.engine import Engine
 from bridge.session.hub import Hub, Outbox
+from bridge.session.limits import SessionLimits, SessionObserver
 from bridge.session.replay import AudioReader, ReplayBuffer
 
 log = logging.getLogger(__name__)
@@ -39,41 +39,6 @@ RESULTS_AT_ONCE: Final = 32
 SOFT_SHARE: Final = 0.8
 HARD_SHARE: Final = 0.95
 """Shares of a backend's longest stream: past the first a final ends the stream, at the second it ends anyway."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """What bounds one session; seconds unless named otherwise. `bridge.settings` says what each is for."""
-
-    session_seconds: float = 14_400
-    idle_seconds: float = 60
-    queue_seconds: float = 5
-    replay_seconds: float = 90
-    ack_seconds: float = 1
-    stall_seconds: float = 30
-    stop_seconds: float = 120
-    reopen_attempts: int = 8
-    outbox_events: int = 256
-    message_bytes: int = 1_048_576
-
-
-class SessionObserver(Protocol):
-    """What a session tells its metrics; every method is cheap and never raises."""
-
-    def audio(self, seconds: float) -> None:
-        """So much audio was received."""
-
-    def partial(self, latency: float, *, first: bool) -> None:
-        """A partial left, so long after the audio that it covers had arrived; `first` of its utterance."""
-
-    def final(self, latency: float) -> None:
-        """A final left, so long after the audio that it covers had arrived."""
-
-    def backend_error(self, backend: str, code: str) -> None:
-        """A backend stream failed."""
-
-    def queued(self, seconds: float) -> None:
-        """So much audio waits for the backend, seen when a final or partial comes."""
 
 
 class Session:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from backends.base import AsyncBackend, BlockingBackend
 from bridge.protocols.events import Ack, Closed, Final, ServerEvent, Start
 from bridge.session.engine import Engine
-from bridge.session.session import Session, SessionLimits
+from bridge.session.limits import SessionLimits
+from bridge.session.session import Session
 
 FRAME = 3_200
 """Bytes of 100 ms."""

@@ -22,7 +22,7 @@ from backends.scripted import (
 )
 from bridge.audio.formats import AudioFormat, Encoding
 from bridge.protocols.events import Ack, Error, Final, Partial, Ready, SpeechStarted, Start, Warning
-from bridge.session.session import SessionLimits
+from bridge.session.limits import SessionLimits
 from tests.session.harness import lasting_numbers, session_on, words
 
 QUICK = SessionLimits(stall_seconds=0.4, stop_seconds=5)

@@ -1,0 +1,146 @@
+"""The composition root: what it refuses to serve, and how a server's life ends."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from websockets.asyncio.client import connect
+
+from backends import registry
+from backends.base import AsyncBackend, BackendError, Capabilities, Fault, RecognitionConfig, Result
+from bridge.app import address, check_certificate, check_exposure, make_bridge, make_engine, serving
+from bridge.settings import Settings, SettingsError
+from bridge.transports.server import listen
+
+
+def settings(**overrides: object) -> Settings:
+    return Settings.load({}, None, **({"port": 0, "backend": "scripted"} | overrides))
+
+
+class Backend(AsyncBackend):
+    """An engine whose loading a test decides."""
+
+    name: ClassVar[str] = "scripted"
+    loading: ClassVar[asyncio.Event]
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities()
+
+    async def recognize(self, config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        async for _ in audio:
+            pass
+        yield Result("", True, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "insecure", "served"),
+    [
+        ("127.0.0.1", (), False, True),
+        ("::1", (), False, True),
+        ("localhost", (), False, True),
+        ("0.0.0.0", (), False, False),
+        ("192.0.2.1", (), False, False),
+        ("speech.example", (), False, False),
+        ("0.0.0.0", ("key",), False, True),
+        ("0.0.0.0", (), True, True),
+    ],
+)
+def test_strangers_are_served_only_on_purpose(host: str, keys: tuple[str, ...], insecure: bool, served: bool) -> None:
+    chosen = settings(host=host, api_keys=keys, insecure=insecure)
+    if served:
+        check_exposure(chosen)
+    else:
+        with pytest.raises(SettingsError, match=r"STT_HOST.*STT_API_KEYS"):
+            check_exposure(chosen)
+
+
+def test_an_unknown_backend_is_named_with_those_there_are() -> None:
+    with pytest.raises(SettingsError, match=r"STT_BACKEND: 'nope' is not one of pocketsphinx, scripted"):
+        make_engine(settings(backend="nope"), {})
+
+
+def test_a_bad_option_of_the_engine_is_named() -> None:
+    with pytest.raises(SettingsError, match="STT_SCRIPTED_MAX_STREAMS: '0' is not allowed"):
+        make_bridge(settings(), {"STT_SCRIPTED_MAX_STREAMS": "0"})
+
+
+def test_what_is_no_certificate_is_refused_before_anything_is_served(tmp_path: Path) -> None:
+    cert = tmp_path / "cert.pem"
+    cert.write_text("not a certificate")
+    with pytest.raises(SettingsError, match="STT_TLS_CERT"):
+        check_certificate(settings(tls_cert=cert, tls_key=cert))
+
+
+async def test_a_stream_over_tls(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl, which makes the test's certificate, is not installed")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    making = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    await asyncio.to_thread(subprocess.run, making + names, check=True, capture_output=True)
+    async with serving(settings(tls_cert=cert, tls_key=key), {}) as url:
+        assert url.startswith("https://")
+        trusting = ssl.create_default_context(cafile=cert)
+        async with connect(url.replace("https", "wss") + "/v1/stream?words=false", ssl=trusting) as socket:
+            assert '"ready"' in str(await socket.recv())
+            await socket.send('{"type":"stop"}')
+            assert '"stopped"' in [str(m) async for m in socket][-1]
+
+
+async def test_a_backend_that_does_not_load_ends_the_server_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Backend):
+        async def load(self) -> None:
+            raise BackendError("the model is missing", code="unavailable", fault=Fault.OPERATOR)
+
+    monkeypatch.setattr(registry, "load_class", lambda _: Broken)
+    with pytest.raises(ExceptionGroup) as caught:
+        async with serving(settings(), {}):
+            pytest.fail("it must not get this far")
+    assert caught.group_contains(BackendError, match="the model is missing")
+
+
+async def test_a_server_that_is_stopped_while_it_loads_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, cancelled = asyncio.Event(), asyncio.Event()
+
+    class Slow(Backend):
+        async def load(self) -> None:
+            began.set()
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                cancelled.set()
+
+    monkeypatch.setattr(registry, "load_class", lambda _: Slow)
+    bridge = make_bridge(settings(), {})
+    running = asyncio.create_task(bridge.serve(listen("127.0.0.1", 0)))
+    await began.wait()
+    assert bridge.manager.refusal() is not None
+    bridge.server.stop()
+    await asyncio.wait_for(running, 5)
+    assert cancelled.is_set()
+
+
+async def test_cancelling_a_server_closes_its_socket_and_leaves_no_task() -> None:
+    before = asyncio.all_tasks()
+    bridge = make_bridge(settings(), {})
+    listener, loaded = listen("127.0.0.1", 0), asyncio.Event()
+    running = asyncio.create_task(bridge.serve(listener, loaded))
+    await loaded.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert asyncio.all_tasks() == before
+    assert listener.fileno() == -1
+
+
+def test_the_address_is_one_that_a_client_can_use() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        assert address(settings(), listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
