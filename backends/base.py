@@ -89,8 +89,12 @@ class Capabilities:
     """What an engine can do, as data: the bridge reads this and never asks which engine it holds.
 
     `languages` are BCP 47 tags, empty for "any"; `sample_rates` in Hz, the preferred one first;
-    `max_stream_seconds` is the longest audio that one stream takes (None: no limit); `max_streams` is how many
-    streams the loaded engine carries at once in real time (None: no limit of its own).
+    `max_stream_seconds` is the longest that one stream lasts, of audio or by the clock (None: no limit);
+    `max_streams` is how many streams the loaded engine carries at once in real time (None: no limit of its own).
+
+    `idle_seconds`: a stream that gets no audio for so long is ended, and the next one asked for when there is
+    audio again (None: an open stream costs nothing). `answer_seconds`: a healthy stream leaves neither speech nor
+    the end of its audio without any result for longer (None: it may); one that does is ended, then replaced.
     """
 
     partials: bool = True
@@ -102,6 +106,8 @@ class Capabilities:
     sample_rates: tuple[int, ...] = (16_000,)
     max_stream_seconds: float | None = None
     max_streams: int | None = None
+    idle_seconds: float | None = None
+    answer_seconds: float | None = None
 
 
 class Fault(enum.Enum):
@@ -147,10 +153,22 @@ class Backend(ABC):
     def __init__(self, options: Any = None) -> None:
         self.options = options
 
+    @classmethod
+    def settings_name(cls) -> str:
+        """Whose variables it reads: its own, unless it shares them with another engine (`google-threads`)."""
+        return cls.name
+
     @property
     @abstractmethod
     def capabilities(self) -> Capabilities:
         """Known before `load`, except for what only the loaded engine can tell."""
+
+    def refusal(self) -> str | None:
+        """Why a new session is not welcome just now, as a quota that is nearly used up; None: it is.
+
+        Asked on the event loop, beside `Capabilities.max_streams`, before a session opens; must not wait.
+        """
+        return None
 
 
 class AsyncBackend(Backend):

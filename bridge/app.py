@@ -47,7 +47,7 @@ def make_engine(settings: Settings, env: dict[str, str] | None = None) -> Engine
         if exc.code == "unknown_backend":
             raise SettingsError(f"STT_BACKEND: {exc}") from None
         raise
-    options = read_options(settings.backend, backend.Options, environment() if env is None else env)
+    options = read_options(backend.settings_name(), backend.Options, environment() if env is None else env)
     return Engine(backend(options), threads=settings.threads)
 
 

@@ -71,7 +71,7 @@ def _describe(name: str, env: dict[str, str]) -> tuple[str | None, Capabilities 
 
     try:
         backend = registry.load_class(name)
-        return None, backend(read_options(name, backend.Options, env)).capabilities
+        return None, backend(read_options(backend.settings_name(), backend.Options, env)).capabilities
     except SettingsError as exc:
         return str(exc), None
     except Exception as exc:  # noqa: BLE001 - somebody else's code: it must not take the list with it

@@ -42,7 +42,12 @@ class Engine:
     @property
     def full(self) -> bool:
         """Whether another session would be refused."""
-        return self.capacity is not None and self.streams >= self.capacity
+        return self._refusal() is not None
+
+    def _refusal(self) -> str | None:
+        if self.capacity is not None and self.streams >= self.capacity:
+            return f"the backend {self.name} carries {self.streams} sessions, its limit"
+        return self._backend.refusal()
 
     @property
     def sample_rate(self) -> int:
@@ -79,8 +84,8 @@ class Engine:
         """
         if self.state != "ready":
             raise BridgeError("not_ready")
-        if self.full:
-            raise BridgeError("at_capacity", f"the backend {self.name} carries {self.streams} sessions, its limit")
+        if reason := self._refusal():
+            raise BridgeError("at_capacity", reason)
         self.streams += 1
         try:
             yield

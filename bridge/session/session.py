@@ -441,6 +441,8 @@ def _as_bridge_error(error: BackendError) -> BridgeError:
     """What the client is told when a backend gives up; the backend's own words only where they help a client."""
     if error.fault is Fault.CLIENT:
         return BridgeError("unsupported_language" if error.code == "language" else "backend_rejected", str(error))
+    if error.fault is Fault.OPERATOR:
+        return BridgeError("backend_misconfigured")
     if error.code == "stalled":
         return BridgeError("backend_stalled")
     if error.code == "overloaded":
