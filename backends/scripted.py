@@ -25,10 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
-import numpy as np
-
 from backends.base import (
     AsyncBackend,
+    Backend,
     BackendError,
     BlockingBackend,
     Capabilities,
@@ -37,13 +36,21 @@ from backends.base import (
     Result,
     Word,
 )
+from backends.markers import MARKER, MARKER_PAUSE, MARKER_SECONDS, MarkerReader, marker_audio
 
-MARKER: Final = 1_000
-"""Sample value of word 0; word i is MARKER + i."""
-MARKER_SECONDS: Final = 0.3
-"""Length of a whole word of markers."""
-MARKER_PAUSE: Final = 0.2
-"""Silence that ends an utterance of markers."""
+__all__ = [
+    "MARKER",
+    "MARKER_PAUSE",
+    "MARKER_SECONDS",
+    "Script",
+    "Scripted",
+    "ScriptedBackend",
+    "ScriptedFault",
+    "ScriptedOptions",
+    "ScriptedThreadsBackend",
+    "marker_audio",
+]
+
 _STEP: Final = 0.5
 _WORDS: Final = ["one", "two", "three", "four", "five", "six"]
 
@@ -130,7 +137,7 @@ class _Player:
         self.fault = script.faults[config.attempt] if config.attempt < len(script.faults) else None
         self._config = config
         self._samples = 0
-        self._reader = _MarkerReader(config.sample_rate) if mode == "markers" else None
+        self._reader = MarkerReader(config.sample_rate) if mode == "markers" else None
         self._results = script.following(config.start)
         self._next = next(self._results, None)
         self._covered = 0.0
@@ -208,90 +215,13 @@ class _Player:
         )
 
 
-class _MarkerReader:
-    """Words out of marker audio."""
-
-    def __init__(self, rate: int) -> None:
-        self._rate = rate
-        self._position = 0  # samples taken
-        self._value = 0  # of the run that is going on
-        self._run = 0
-        self._words: list[Word] = []
-        self._covered = 0
-        self._quiet = 0
-
-    def take(self, chunk: bytes) -> list[Result]:
-        samples = np.frombuffer(chunk, "<i2")
-        edges = np.flatnonzero(np.diff(samples)) + 1
-        results: list[Result] = []
-        changed = False
-        for part in np.split(samples, edges):
-            value = int(part[0])
-            if value != self._value:
-                changed |= self._end_run()
-                self._value = value
-            self._run += len(part)
-            self._position += len(part)
-            self._quiet = self._quiet + len(part) if value == 0 else 0
-            if self._quiet >= MARKER_PAUSE * self._rate and self._position - self._covered >= self._rate / 2:
-                results.append(self._final(self._position))
-                changed = False
-        if changed and self._words:
-            text = " ".join(w.text for w in self._words)
-            results.append(Result(text, False, self._words[0].start, self._position / self._rate))
-        return results
-
-    def rest(self) -> list[Result]:
-        self._end_run()
-        return [self._final(self._position)] if self._position > self._covered else []
-
-    def _end_run(self) -> bool:
-        value, run, self._run = self._value, self._run, 0
-        if value < MARKER or not run:
-            return False
-        whole = abs(run - MARKER_SECONDS * self._rate) <= 0.01 * self._rate
-        end = self._position / self._rate
-        self._words.append(Word(f"w{value - MARKER}{'' if whole else '~'}", end - run / self._rate, end, 1.0))
-        return True
-
-    def _final(self, until: int) -> Result:
-        words, self._words = tuple(self._words), []
-        start = words[0].start if words else self._covered / self._rate
-        self._covered = until
-        return Result(" ".join(w.text for w in words), True, start, until / self._rate, words, confidence=1.0)
-
-
-def marker_audio(words: int, *, rate: int = 16_000, pause: float = 0.3, first: int = 0) -> bytes:
-    """Marker audio of so many words, each followed by a pause (seconds): PCM16 mono for mode `markers`."""
-    quiet = np.zeros(round(pause * rate), "<i2")
-    length = round(MARKER_SECONDS * rate)
-    parts = [p for i in range(words) for p in (np.full(length, MARKER + first + i, "<i2"), quiet)]
-    return np.concatenate(parts).tobytes() if parts else b""
-
-
 def _failure(fault: ScriptedFault) -> BackendError:
     return BackendError("the script fails here", code="scripted", retryable=fault.retryable)
 
 
-def _capabilities(options: ScriptedOptions) -> Capabilities:
-    return Capabilities(word_times=True, confidences=True, flush=True, max_streams=options.max_streams)
+class _ScriptedEngine(Backend):
+    """What both kinds share: the options, and the script that they play. `script` wins over the options' file."""
 
-
-def _read_script(options: ScriptedOptions) -> Script:
-    if options.script is None:
-        return Script()
-    try:
-        return Script.parse(json.loads(options.script.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise BackendError(
-            f"the script {options.script} cannot be read: {exc!r}", code="bad_script", fault=Fault.OPERATOR
-        ) from exc
-
-
-class ScriptedBackend(AsyncBackend):
-    """The scripted engine on the event loop. `script` wins over the options' file."""
-
-    name: ClassVar[str] = "scripted"
     Options = ScriptedOptions
 
     def __init__(self, options: ScriptedOptions | None = None, script: Script | None = None) -> None:
@@ -302,16 +232,36 @@ class ScriptedBackend(AsyncBackend):
     @property
     def capabilities(self) -> Capabilities:
         """What the options say."""
-        return _capabilities(self.options)
+        return Capabilities(word_times=True, confidences=True, flush=True, max_streams=self.options.max_streams)
+
+    def _read_script(self) -> None:
+        """From the options' file, unless a script was given."""
+        path = self.options.script
+        if self._given or path is None:
+            return
+        try:
+            self._script = Script.parse(json.loads(path.read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise BackendError(
+                f"the script {path} cannot be read: {exc!r}", code="bad_script", fault=Fault.OPERATOR
+            ) from exc
+
+    def _player(self, config: RecognitionConfig) -> _Player:
+        return _Player(self._script, config, self.options.mode)
+
+
+class ScriptedBackend(_ScriptedEngine, AsyncBackend):
+    """The scripted engine on the event loop."""
+
+    name: ClassVar[str] = "scripted"
 
     async def load(self) -> None:
         """Read the script's file."""
-        if not self._given:
-            self._script = _read_script(self.options)
+        self._read_script()
 
     async def recognize(self, config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
         """Play the script against the audio's clock."""
-        player = _Player(self._script, config, self.options.mode)
+        player = self._player(config)
         async for chunk in audio:
             for result in player.take(chunk):
                 yield result
@@ -330,30 +280,18 @@ class ScriptedBackend(AsyncBackend):
             yield result
 
 
-class ScriptedThreadsBackend(BlockingBackend):
+class ScriptedThreadsBackend(_ScriptedEngine, BlockingBackend):
     """The same engine as a blocking generator, for the thread bridge."""
 
     name: ClassVar[str] = "scripted-threads"
-    Options = ScriptedOptions
-
-    def __init__(self, options: ScriptedOptions | None = None, script: Script | None = None) -> None:
-        super().__init__(options or ScriptedOptions())
-        self._script = script if script is not None else Script()
-        self._given = script is not None
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the options say."""
-        return _capabilities(self.options)
 
     def load(self) -> None:
         """Read the script's file."""
-        if not self._given:
-            self._script = _read_script(self.options)
+        self._read_script()
 
     def recognize(self, config: RecognitionConfig, audio: Iterator[bytes]) -> Iterator[Result]:
         """Play the script against the audio's clock."""
-        player = _Player(self._script, config, self.options.mode)
+        player = self._player(config)
         for chunk in audio:
             yield from player.take(chunk)
             fault = player.fault and player.struck()
