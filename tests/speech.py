@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from bridge.audio.files import open_audio
 from bridge.transcript import word_errors
 
@@ -13,6 +15,11 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SAMPLES: Final = ROOT / "samples"
 RECORDINGS: Final = ROOT.parent / "shared" / "recordings"
 """Real recordings beside the project; absent on most machines."""
+
+CARDS: Final = ("eight of spades", "four of clubs", "seven of hearts", "ten of clubs")
+"""What is said in the recordings `cards-*.wav`."""
+SECOND: Final = 32_000
+"""Bytes of a second of PCM16 mono at 16 kHz."""
 
 
 def manifest() -> dict[str, dict[str, Any]]:
@@ -24,6 +31,14 @@ def pcm(path: Path) -> bytes:
     """A file's audio as PCM16, mono, at its own rate."""
     with open_audio(str(path)) as source:
         return b"".join(source.chunks(1_000))
+
+
+def recording(name: str) -> bytes:
+    """The audio of a real recording; skips the test where there is none."""
+    path = RECORDINGS / name
+    if not path.exists():
+        pytest.skip(f"needs the recording {name} beside the project")
+    return pcm(path)
 
 
 def word_error_rate(reference: str, hypothesis: str) -> float:

@@ -19,8 +19,7 @@ import pytest
 from bridge.audio import files
 from bridge.audio.files import AudioFileError, open_audio, read_ahead
 from bridge.audio.formats import AudioFormat, Encoding
-
-RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "recordings"
+from tests.speech import RECORDINGS
 
 
 def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray[Any, np.dtype[np.int16]]:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,25 +19,13 @@ import pytest
 from backends import pocketsphinx_backend
 from backends.base import FLUSH, BackendError, Fault, RecognitionConfig, Result
 from backends.pocketsphinx_backend import PocketSphinxBackend, PocketSphinxOptions
+from tests.speech import CARDS, ROOT, SECOND, recording
 
 pytest.importorskip("pocketsphinx")
 if not Path("/proc/self/task").exists():
     pytest.skip("looks for processes in /proc", allow_module_level=True)
 
-ROOT = Path(__file__).parents[2]
-RECORDINGS = ROOT.parent / "shared" / "recordings"
-SECOND = 32_000
-CARDS = ("eight of spades", "four of clubs", "seven of hearts", "ten of clubs")
 COMMANDS = RecognitionConfig(phrases=CARDS)
-
-
-def recording(name: str) -> bytes:
-    path = RECORDINGS / name
-    if not path.exists():
-        pytest.skip(f"needs the recording {name} beside the project")
-    with wave.open(str(path)) as file:
-        audio: bytes = file.readframes(file.getnframes())
-    return audio
 
 
 def children(pid: int) -> list[int]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-import wave
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,21 +13,9 @@ import pytest
 from backends import pocketsphinx_recognizer
 from backends.base import Result
 from backends.pocketsphinx_recognizer import Cepstra, Ears, Recognizer, add_phrases, distance, quietest
+from tests.speech import CARDS, SECOND, recording
 
 pocketsphinx = pytest.importorskip("pocketsphinx")
-
-RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
-SECOND = 2 * pocketsphinx_recognizer.SAMPLE_RATE
-CARDS = ["eight of spades", "four of clubs", "seven of hearts", "ten of clubs"]
-
-
-def recording(name: str) -> bytes:
-    path = RECORDINGS / name
-    if not path.exists():
-        pytest.skip(f"needs the recording {name} beside the project")
-    with wave.open(str(path)) as file:
-        audio: bytes = file.readframes(file.getnframes())
-    return audio
 
 
 @pytest.fixture(scope="module")
