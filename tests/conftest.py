@@ -25,16 +25,17 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server in marker mode that many tests share, one web origin allowed."""
-    env = wire.engine_env() | {"STT_ALLOWED_ORIGINS": "https://app.example"}
-    with wire.spawned(tmp_path_factory.mktemp("plain"), env) as server:
-        yield server.url
-        server.assert_no_traceback()
+    yield from shared(tmp_path_factory.mktemp("plain"), STT_ALLOWED_ORIGINS="https://app.example")
 
 
 @pytest.fixture(scope="session")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The same with two API keys, `sesame` and `open`."""
-    env = wire.engine_env() | {"STT_API_KEYS": "sesame,open"}
-    with wire.spawned(tmp_path_factory.mktemp("keyed"), env) as server:
+    yield from shared(tmp_path_factory.mktemp("keyed"), STT_API_KEYS="sesame,open")
+
+
+def shared(folder: Path, **variables: str) -> Iterator[str]:
+    """The life of a server that many tests share: it must meet nothing that surprises it."""
+    with wire.spawned(folder, wire.engine_env() | variables) as server:
         yield server.url
         server.assert_no_traceback()
