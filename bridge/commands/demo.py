@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bridge.commands.exits import Exit, complain, epilog
+from bridge.commands.exits import Exit, complain, epilog, exit_code
 from bridge.commands.stream import Interrupts, Sender, converse, show_message, stream_url
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "demo",
         help="start a server, stream a recording to it, show the captions",
         description="Start a server, stream a recording to it in real time, show partials turning into finals.",
-        epilog=epilog(Exit.OK, Exit.FAILED, Exit.USAGE, Exit.UNREADABLE, Exit.INTERRUPTED),
+        epilog=epilog(Exit.OK, Exit.FAILED, Exit.USAGE, Exit.NO_CONNECTION, Exit.UNREADABLE, Exit.INTERRUPTED),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="audio file (default: the project's demo recording)")
@@ -40,32 +40,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Show it. Returns the exit code."""
-    from backends.base import BackendError
-    from bridge.audio.files import AudioFileError, open_audio
-    from bridge.client import ClientError
-    from bridge.observe import logs
-    from bridge.settings import SettingsError
-
     path = Path(args.file) if args.file else SAMPLES / "demo.flac"
     if not args.file and not path.exists():
         complain("the project's recordings are not installed; name one: stt-bridge demo FILE")
         return Exit.UNREADABLE
+    return exit_code(lambda: _run(args, path))
+
+
+def _run(args: argparse.Namespace, path: Path) -> None:
+    from bridge.audio.files import open_audio
+    from bridge.observe import logs
+
     logs.configure("error", "text")
-    try:
-        open_audio(str(path)).close()  # what is no audio is to be refused before the server starts
-        asyncio.run(_demo(args, _settings(args.backend), path))
-    except AudioFileError as exc:
-        complain(exc)
-        return Exit.UNREADABLE
-    except SettingsError as exc:
-        complain(exc)
-        return Exit.USAGE
-    except (BackendError, ClientError) as exc:
-        complain(exc)
-        return Exit.FAILED
-    except asyncio.CancelledError:
-        return Exit.INTERRUPTED
-    return Exit.OK
+    open_audio(str(path)).close()  # what is no audio is to be refused before the server starts
+    asyncio.run(_demo(args, _settings(args.backend), path))
 
 
 def _settings(backend: str | None) -> Settings:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import sys
+from collections.abc import Callable
 from typing import Final
 
 
@@ -40,3 +42,42 @@ def complain(sentence: object) -> None:
     """Say on standard error what went wrong."""
     sys.stderr.write(f"stt-bridge: {sentence}\n")
     sys.stderr.flush()
+
+
+def exit_code(work: Callable[[], None]) -> Exit:
+    """Do a command's work; the exit code for how it ended, with a sentence about what a user can act on.
+
+    What is none of the project's own exceptions passes: it is a mistake of the code.
+    """
+    try:
+        work()
+    except asyncio.CancelledError:
+        return Exit.INTERRUPTED
+    except Exception as exc:
+        code = _code_for(exc)
+        if code is None:
+            raise
+        complain(exc)
+        return code
+    return Exit.OK
+
+
+def _code_for(exc: Exception) -> Exit | None:
+    # Imported only after a failure: a command waits for no package that it does not use.
+    from backends.base import BackendError
+    from bridge.audio.files import AudioFileError
+    from bridge.client import ClientError, ConnectError
+    from bridge.errors import BridgeError
+    from bridge.settings import SettingsError
+
+    match exc:
+        case BridgeError() | SettingsError():
+            return Exit.USAGE
+        case AudioFileError():
+            return Exit.UNREADABLE
+        case ConnectError():
+            return Exit.NO_CONNECTION
+        case BackendError() | ClientError():
+            return Exit.FAILED
+        case _:
+            return None

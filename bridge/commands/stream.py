@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from bridge.commands.exits import Exit, complain, epilog
+from bridge.commands.exits import Exit, epilog, exit_code
 
 if TYPE_CHECKING:
     from bridge.audio.files import AudioSource
@@ -109,31 +109,17 @@ def stream_url(url: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Stream. Returns the exit code."""
-    from bridge.audio.files import AudioFileError, open_audio
-    from bridge.client import ClientError, ConnectError
-    from bridge.errors import BridgeError
-
-    try:
-        source = open_audio(args.file, raw_format(args))
-    except BridgeError as exc:
-        complain(exc)
-        return Exit.USAGE
-    except AudioFileError as exc:
-        complain(exc)
-        return Exit.UNREADABLE
-    try:
-        return asyncio.run(_stream(args, source))
-    except ConnectError as exc:
-        complain(exc)
-        return Exit.NO_CONNECTION
-    except ClientError as exc:
-        complain(exc)
-        return Exit.FAILED
-    except asyncio.CancelledError:
-        return Exit.INTERRUPTED
+    return exit_code(lambda: _run(args))
 
 
-async def _stream(args: argparse.Namespace, source: AudioSource) -> int:
+def _run(args: argparse.Namespace) -> None:
+    from bridge.audio.files import open_audio
+
+    source = open_audio(args.file, raw_format(args))
+    asyncio.run(_stream(args, source))
+
+
+async def _stream(args: argparse.Namespace, source: AudioSource) -> None:
     import msgspec
 
     from bridge.client import connect
@@ -169,9 +155,7 @@ async def _stream(args: argparse.Namespace, source: AudioSource) -> int:
             with interrupts.call_first(sender.interrupt):
                 await converse(client, sender, show)
     if sender.unreadable is not None:
-        complain(sender.unreadable)
-        return Exit.UNREADABLE
-    return Exit.OK
+        raise sender.unreadable
 
 
 def show_message(captions: Captions, message: ServerMessage) -> None:
