@@ -14,6 +14,7 @@ import io
 import stat
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -173,9 +174,9 @@ def _open(stream: Readable, name: str, raw: AudioFormat | None, *, size: int | N
         raise
 
 
-class _Closing:
-    def close(self) -> None:
-        raise NotImplementedError
+class _Closing(ABC):
+    @abstractmethod
+    def close(self) -> None: ...
 
     def __enter__(self) -> Self:
         return self
