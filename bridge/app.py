@@ -27,7 +27,15 @@ from bridge.security.auth import Gatekeeper, is_loopback
 from bridge.session.engine import Engine
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
-from bridge.settings import Settings, SettingsError, environment, option_prefix, read_options, unknown_variables
+from bridge.settings import (
+    Settings,
+    SettingsError,
+    environment,
+    option_prefix,
+    option_variables,
+    read_options,
+    unknown_variables,
+)
 from bridge.transports.server import Server, listen, make_server
 from bridge.transports.websocket import ConnectionLimits, Message, Receive, Send, StreamEndpoint, refuse
 
@@ -122,8 +130,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     check_exposure(settings)
     check_certificate(settings)
     environ = environment() if env is None else env
-    prefixes = [option_prefix(name) for name in registry.names()]
-    for sentence in unknown_variables(environ, prefixes):
+    for sentence in misspellings(settings, environ):
         log.warning(sentence)
     engine = make_engine(settings, environ)
     metrics = Metrics()
@@ -161,6 +168,26 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         tls_key=settings.tls_key,
     )
     return Bridge(settings, engine, manager, metrics, server)
+
+
+def misspellings(settings: Settings, env: Mapping[str, str]) -> list[str]:
+    """A sentence for each variable that neither the server nor any engine reads.
+
+    Besides the chosen engine, it imports only those that a variable seems meant for.
+    """
+    variables: list[str] = []
+    unchecked: list[str] = []
+    for name in registry.names():
+        prefix = option_prefix(name)
+        if name != settings.backend and not any(variable.startswith(prefix) for variable in env):
+            continue
+        try:
+            backend = registry.load_class(name)
+        except Exception:  # noqa: BLE001 - an engine that is not chosen may be broken; the chosen one is loaded again
+            unchecked.append(prefix)
+        else:
+            variables += option_variables(backend.settings_name(), backend.Options)
+    return unknown_variables(env, variables, unchecked)
 
 
 class Gateway:

@@ -190,10 +190,21 @@ def option_prefix(engine: str) -> str:
     return f"{PREFIX}{engine.upper().replace('-', '_')}_"
 
 
-def unknown_variables(env: Mapping[str, str], engine_prefixes: Iterable[str]) -> list[str]:
-    """A sentence for each `STT_` variable that nothing reads: most are misspelled."""
-    known = [PREFIX + name.upper() for name in Settings.model_fields]
-    prefixes = tuple(engine_prefixes)
+def option_variables(engine: str, options: type[Any] | None) -> list[str]:
+    """The variables that an engine's `Options` are read from."""
+    return [] if options is None else [option_prefix(engine) + f.name.upper() for f in dataclasses.fields(options)]
+
+
+def unknown_variables(
+    env: Mapping[str, str], engine_variables: Iterable[str], unchecked_prefixes: Iterable[str] = ()
+) -> list[str]:
+    """A sentence for each `STT_` variable that nothing reads: most are misspelled.
+
+    `engine_variables` are the engines' own. Nothing is said of variables that begin with one of
+    `unchecked_prefixes`: what those engines read cannot be told.
+    """
+    known = [PREFIX + name.upper() for name in Settings.model_fields] + list(engine_variables)
+    prefixes = tuple(unchecked_prefixes)
     sentences = []
     for name in sorted(env):
         if not name.startswith(PREFIX) or name in known or name.startswith(prefixes) or name in CLIENT_VARIABLES:

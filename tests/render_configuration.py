@@ -43,8 +43,8 @@ directory where the server is started; [.env.example](../.env.example) holds eve
 - An empty value counts as unset; an empty variable hides the one in `.env`, too.
 - All values are read once, when the server starts. If one is wrong, the server names the variable, what was given
   and what is allowed, and exits with code 2.
-- A variable that begins with `STT_` and is no setting is named in a warning: it is probably misspelled. (Misspelled
-  options of an engine, such as `STT_POCKETSPHINX_STREEMS`, are not noticed.)
+- A variable that begins with `STT_` and is no setting, nor an option of an engine, is named in a warning: it is
+  probably misspelled. (The options of an engine that is not installed cannot be checked.)
 - In `.env`, `${NAME}` stands for the value of the variable `NAME`, whatever the quotes around it.
 
 Durations are in seconds, and may have a fraction. Yes or no is `true`, `false`, `1`, `0`, `yes`, `no`, `on` or `off`.

@@ -15,7 +15,8 @@ from websockets.asyncio.client import connect
 
 from backends import registry
 from backends.base import AsyncBackend, BackendError, Capabilities, Fault, RecognitionConfig, Result
-from bridge.app import address, check_certificate, check_exposure, make_bridge, make_engine, serving
+from backends.scripted import ScriptedBackend
+from bridge.app import address, check_certificate, check_exposure, make_bridge, make_engine, misspellings, serving
 from bridge.settings import Settings, SettingsError
 from bridge.transports.server import listen
 
@@ -70,6 +71,30 @@ def test_an_unknown_backend_is_named_with_those_there_are() -> None:
 def test_a_bad_option_of_the_engine_is_named() -> None:
     with pytest.raises(SettingsError, match="STT_SCRIPTED_MAX_STREAMS: '0' is not allowed"):
         make_bridge(settings(), {"STT_SCRIPTED_MAX_STREAMS": "0"})
+
+
+def test_a_misspelled_option_is_noticed_unless_its_engine_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sharing(ScriptedBackend):
+        @classmethod
+        def settings_name(cls) -> str:
+            return "shared"
+
+    classes = {"sharing": Sharing, "scripted": ScriptedBackend}
+    loaded = []
+
+    def load_class(name: str) -> type[AsyncBackend]:
+        loaded.append(name)
+        if name not in classes:
+            raise BackendError("no such package", code="not_installed", fault=Fault.OPERATOR)
+        return classes[name]
+
+    monkeypatch.setattr(registry, "names", lambda: ["sharing", "scripted", "absent", "unwanted"])
+    monkeypatch.setattr(registry, "load_class", load_class)
+    env = {"STT_SHARED_MODE": "script", "STT_SCRIPTED_MODUS": "script", "STT_ABSENT_MODUS": "x", "STT_PORT": "1"}
+    assert misspellings(settings(backend="sharing"), env) == [
+        "STT_SCRIPTED_MODUS is not a setting; did you mean STT_SCRIPTED_MODE?"
+    ]
+    assert loaded == ["sharing", "scripted", "absent"]
 
 
 def test_what_is_no_certificate_is_refused_before_anything_is_served(tmp_path: Path) -> None:

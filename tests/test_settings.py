@@ -16,6 +16,7 @@ from bridge.settings import (
     SettingsError,
     environment,
     option_prefix,
+    option_variables,
     read_options,
     unknown_variables,
 )
@@ -179,10 +180,13 @@ def test_unknown_variables() -> None:
         "STT_PORT": "1",
         "STT_API_KEY": "of the client commands",
         "STT_SCRIPTED_MODE": "script",
+        "STT_SCRIPTED_MODUS": "script",
+        "STT_ABSENT_MODEL": "x",
         "PATH": "x",
     }
-    assert unknown_variables(env, [option_prefix("scripted")]) == [
+    assert unknown_variables(env, ["STT_SCRIPTED_MODE"], [option_prefix("absent")]) == [
         "STT_BACKND is not a setting; did you mean STT_BACKEND?",
+        "STT_SCRIPTED_MODUS is not a setting; did you mean STT_SCRIPTED_MODE?",
         "STT_ZZZZZZZZ is not a setting",
     ]
 
@@ -201,6 +205,8 @@ class Options:
 
 
 def test_options() -> None:
+    assert option_variables("my-engine", None) == []
+    assert option_variables("my-engine", Options)[:2] == ["STT_MY_ENGINE_MODEL", "STT_MY_ENGINE_THREADS"]
     assert read_options("my-engine", None, {"STT_MY_ENGINE_X": "1"}) is None
     assert read_options("my-engine", Options, {}) == Options()
     env = {
@@ -262,10 +268,12 @@ def test_the_example_is_the_default(tmp_path: Path) -> None:
     file.write_text(re.sub(r"^#(?=STT_)", "", (ROOT / ".env.example").read_text(), flags=re.MULTILINE))
     assert Settings.load({}, file) == load()
     env: Any = environment({}, file)
+    variables: list[str] = []
     for engine in render_configuration.CLASSES:
         from backends.registry import load_class
 
         options = load_class(engine).Options
         assert options is not None
         assert read_options(engine, options, env) == options()
-    assert not unknown_variables(env, map(option_prefix, render_configuration.CLASSES))
+        variables += option_variables(engine, options)
+    assert not unknown_variables(env, variables)
