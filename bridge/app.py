@@ -80,7 +80,7 @@ def session_limits(settings: Settings) -> SessionLimits:
         ack_seconds=settings.ack_seconds,
         stall_seconds=settings.stall_seconds,
         stop_seconds=settings.stop_seconds,
-        reopen_attempts=settings.reopen_attempts,
+        reopen_seconds=settings.reopen_seconds,
         outbox_events=settings.outbox_events,
         message_bytes=settings.max_message_bytes,
     )

@@ -108,8 +108,8 @@ class Settings(BaseModel):
     stall_seconds: Seconds = Field(
         30, description="A backend that leaves waiting audio untouched for so long has stalled."
     )
-    reopen_attempts: int = Field(
-        8, ge=0, le=1_000, description="Backend streams opened in a row without progress before a session fails."
+    reopen_seconds: Seconds = Field(
+        60, description="A session fails when the backend streams it opens have made no progress for so long."
     )
     stop_seconds: Seconds = Field(120, description="Time to finalize what is left after `stop`.")
     shutdown_seconds: Seconds = Field(10, description="Time for sessions to finish when the server stops.")

@@ -196,7 +196,7 @@ async def test_a_stalled_backend_is_opened_again(tmp_path: Path, backend: str) -
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_a_backend_that_stalls_for_good(tmp_path: Path, backend: str) -> None:
     env = engine_env(tmp_path, backend=backend, script=stalls(9))
-    async with serve(env, backend=backend, stall_seconds=0.2, reopen_attempts=1) as url:
+    async with serve(env, backend=backend, stall_seconds=0.2, reopen_seconds=0.1) as url:
         async with Wire.stream(url, start={}) as wire:
             await wire.audio(marker_audio(10))
             outcome = await wire.finish()

@@ -17,7 +17,7 @@ class SessionLimits:
     ack_seconds: float = 1
     stall_seconds: float = 30
     stop_seconds: float = 120
-    reopen_attempts: int = 8
+    reopen_seconds: float = 60
     outbox_events: int = 256
     message_bytes: int = 1_048_576
 

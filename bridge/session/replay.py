@@ -12,6 +12,7 @@ from collections import deque
 from typing import Final, Self
 
 from backends.base import FLUSH
+from bridge.session.stream_end import StreamEnd
 
 _WIDTH: Final = 2  # bytes of a sample
 
@@ -35,13 +36,16 @@ class ReplayBuffer:
     """Audio from `start` (all before it is finalized) to `end` (received), in arrival order.
 
     Bounded by two limits, in samples: `queue_limit` for what the backend has not read yet, `replay_limit` for all
-    that is held. At either one `has_room` turns false until the backend reads, or a final trims.
+    that is held. At either one `has_room` turns false until the backend reads, or a final trims. While no stream
+    reads, between two of them, only the second one counts: an outage should not be felt by a client that speaks.
     """
 
     def __init__(self, *, queue_limit: int, replay_limit: int) -> None:
         self.start = 0
         self.end = 0
         self.closed = False
+        self.arrived = 0.0
+        """When the last audio came."""
         self._queue_limit = queue_limit
         self._replay_limit = replay_limit
         self._chunks: deque[Chunk] = deque()
@@ -67,7 +71,11 @@ class ReplayBuffer:
     @property
     def has_room(self) -> bool:
         """Whether the client may send more."""
-        return self.unread < self._queue_limit and self.held < self._replay_limit
+        return self.held < self._replay_limit and (self.unread < self._queue_limit or self._between_streams)
+
+    @property
+    def _between_streams(self) -> bool:
+        return self._reader is not None and not self._reader.reading
 
     async def room(self) -> None:
         """Wait until `has_room`; for one waiter at a time. Safe to cancel."""
@@ -79,6 +87,7 @@ class ReplayBuffer:
         """Take in audio that arrived at `now` (seconds of any steady clock)."""
         if not pcm or self.closed:
             return
+        self.arrived = now
         chunk = (self.end, pcm, now)
         _join(self._chunks, chunk)
         self.end += len(pcm) // _WIDTH
@@ -114,11 +123,11 @@ class ReplayBuffer:
                 return when
         return None
 
-    def reader(self) -> AudioReader:
-        """A new reader from `start` on; the one before it gets nothing more."""
+    def reader(self, end: StreamEnd | None = None) -> AudioReader:
+        """A new reader from `start` on; the one before it gets nothing more. `end` decides where it ends by itself."""
         if self._reader is not None:
             self._reader.detach()
-        self._reader = AudioReader(self, self._chunks)
+        self._reader = AudioReader(self, self._chunks, end)
         self._wake_room()
         return self._reader
 
@@ -140,7 +149,8 @@ class AudioReader:
     `base` is the session position of the stream's first sample, `position` how far the backend has read.
     """
 
-    def __init__(self, buffer: ReplayBuffer, chunks: deque[Chunk]) -> None:
+    def __init__(self, buffer: ReplayBuffer, chunks: deque[Chunk], end: StreamEnd | None = None) -> None:
+        self.end = end
         self.base = buffer.start
         self.position = buffer.start
         self.ended = False  # the backend was told that the audio ended
@@ -151,16 +161,30 @@ class AudioReader:
         self._finishing = False
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def reading(self) -> bool:
+        """Whether the stream takes audio: it was neither told of the end nor abandoned."""
+        return self._buffer is not None and not self.ended
+
     def finish(self) -> None:
         """End this stream where the backend stands; later audio is left for the next stream."""
         self._finishing = True
         self._wake()
 
+    def finish_soon(self) -> None:
+        """End this stream in a quiet moment, or shortly where the backend stands."""
+        if self.end is not None:
+            self.end.ask()
+        else:
+            self.finish()
+
     def detach(self) -> None:
         """Give nothing more; the stream is abandoned."""
-        self._buffer = None
+        buffer, self._buffer = self._buffer, None
         self._pending.clear()
         self._wake()
+        if buffer is not None:
+            buffer._wake_room()  # noqa: SLF001 - the two are one mechanism
 
     def __aiter__(self) -> Self:
         return self
@@ -179,7 +203,9 @@ class AudioReader:
                 self.ended = True
                 raise StopAsyncIteration
             if self._pending:
-                return self._take(buffer, mark)
+                if pcm := self._take(buffer, mark):
+                    return pcm
+                continue  # the stream ends before this chunk
             if buffer.closed:
                 self.ended = True
                 raise StopAsyncIteration
@@ -192,10 +218,18 @@ class AudioReader:
         if first < self.position:  # a final ended inside this chunk
             pcm = pcm[(self.position - first) * _WIDTH :]
             first = self.position
-        if mark is not None and first < mark < first + len(pcm) // _WIDTH:
-            cut = (mark - first) * _WIDTH
-            self._pending.appendleft((mark, pcm[cut:], when))
+        until = first + len(pcm) // _WIDTH
+        if self.end is not None:
+            until = min(until, first + self.end.piece)
+        if mark is not None and first < mark < until:
+            until = mark
+        cut = (until - first) * _WIDTH
+        if cut < len(pcm):
+            self._pending.appendleft((until, pcm[cut:], when))
             pcm = pcm[:cut]
+        if self.end is not None and (last := self.end.take(pcm)) is not None:
+            self._finishing = True
+            pcm = pcm[: last * _WIDTH]
         self.position = first + len(pcm) // _WIDTH
         buffer._wake_room()  # noqa: SLF001 - the two are one mechanism
         return pcm

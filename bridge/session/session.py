@@ -10,12 +10,11 @@ Positions are samples at the engine's rate from the start of the session; times 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from typing import Final
 
-from backends.base import BackendError, Fault, RecognitionConfig, Result, Word
+from backends.base import BackendError, Fault, RecognitionConfig, Word
 from bridge.audio.decode import StreamDecoder
 from bridge.audio.wavheader import strip_wav_header
 from bridge.errors import BridgeError
@@ -25,20 +24,19 @@ from bridge.protocols.events import Warning as WarningEvent
 from bridge.session.engine import Engine
 from bridge.session.hub import Hub, Outbox
 from bridge.session.limits import SessionLimits, SessionObserver
-from bridge.session.replay import AudioReader, ReplayBuffer
+from bridge.session.replay import ReplayBuffer
+from bridge.session.stream import BackendStream, Patience, Placed
 
 log = logging.getLogger(__name__)
 
 BACKOFF_BASE: Final = 0.1
 BACKOFF_CAP: Final = 5.0
 """Seconds; full jitter between 0 and min(cap, base * 2^failures), after Brooker, "Exponential Backoff and Jitter"."""
+OVERLOAD_FACTOR: Final = 6
+"""How many times longer both are for a backend that is overloaded, or whose quota is used up."""
 
-RESULTS_AT_ONCE: Final = 32
-"""Results that are taken without a pause for other tasks; fewer than an outbox holds."""
-
-SOFT_SHARE: Final = 0.8
-HARD_SHARE: Final = 0.95
-"""Shares of a backend's longest stream: past the first a final ends the stream, at the second it ends anyway."""
+FULL_SHARE: Final = 0.9
+"""Share of the replay limit from which a final is wanted."""
 
 
 class Session:
@@ -70,6 +68,7 @@ class Session:
             queue_limit=round(limits.queue_seconds * self._rate),
             replay_limit=round(limits.replay_seconds * self._rate),
         )
+        self._replay_share = round(FULL_SHARE * limits.replay_seconds * self._rate)
         self._hub = Hub(limits.outbox_events)
         self._loop = asyncio.get_running_loop()
         self._opened = self._active = self._acked = self._loop.time()
@@ -77,13 +76,10 @@ class Session:
         self._in_speech = False
         self._partials = 0  # of the utterance that is going on
         self._attempts = 0  # backend streams opened
-        self._reader: AudioReader | None = None
+        self._stream: BackendStream | None = None
+        self._patience = Patience(engine.capabilities.answer_seconds)
         self._first = True  # no audio yet: it may begin with a WAV header
-        self._stream_scope: asyncio.Timeout | None = None
         self._run_scope: asyncio.Timeout | None = None
-        self._seen: tuple[int, int, int] = (0, 0, 0)
-        self._seen_at = self._opened
-        self._results = 0
         self._watch_handle: asyncio.TimerHandle
 
     # What the client's side calls
@@ -126,8 +122,8 @@ class Session:
         self._observer.audio((self._buffer.end - before) / self._rate)
         if now - self._acked >= self._limits.ack_seconds:
             self._ack(now)
-        if self._buffer.full:
-            self._make_room()
+        if self._stream is not None and self._buffer.held >= self._replay_share:
+            self._stream.make_room()
         return self._buffer.has_room
 
     async def room(self) -> None:
@@ -200,35 +196,43 @@ class Session:
     async def _drive(self) -> None:
         """One backend stream after another until all audio is finalized."""
         failures = 0
+        failing_since = 0.0
         while not (self._buffer.closed and self._buffer.start >= self._buffer.end):
             before = self._buffer.start
             try:
-                await self._stream()
+                await self._recognize()
                 failures = 0
                 continue
             except BackendError as exc:
                 error = exc
             self._observer.backend_error(self._engine.name, error.code)
-            failures = 0 if self._buffer.start > before else failures + 1
+            now = self._loop.time()
+            if not failures or self._buffer.start > before:
+                failures, failing_since = 0, now
             log.warning(
                 "backend stream failed: %s: %s",
                 error.code,
                 error,
                 extra={"session": self.id, "backend": self._engine.name, "failures": failures},
             )
-            if not error.retryable or failures > self._limits.reopen_attempts:
+            if not error.retryable or now - failing_since >= self._limits.reopen_seconds:
                 raise _as_bridge_error(error) from error
-            await asyncio.sleep(random.uniform(0, min(BACKOFF_CAP, BACKOFF_BASE * 2**failures)))  # noqa: S311 - jitter
+            await asyncio.sleep(_backoff(failures, error))
+            failures += 1
 
-    async def _stream(self) -> None:
+    async def _recognize(self) -> None:
         """One backend stream, from the last final on.
 
         Raises:
             BackendError: it ended before all that it was given was finalized.
         """
-        capabilities = self._engine.capabilities
-        reader = self._reader = self._buffer.reader()
-        reader.flush_marks = capabilities.flush
+        stream = self._stream = BackendStream(
+            self._engine,
+            self._buffer,
+            self._patience,
+            stall_seconds=self._limits.stall_seconds,
+            publish=self._take,
+        )
         config = RecognitionConfig(
             sample_rate=self._rate,
             language=self.language,
@@ -236,50 +240,33 @@ class Session:
             words=self._start.words,
             phrases=self._start.phrases,
             session_id=self.id,
-            start=reader.base / self._rate,
+            start=self._buffer.start / self._rate,
             attempt=self._attempts,
         )
         self._attempts += 1
         self._partials = 0
-        scope = self._stream_scope = asyncio.timeout(None)
-        try:
-            async with scope, contextlib.aclosing(self._engine.recognize(config, reader)) as results:
-                async for result in results:
-                    self._take(result, reader)
-                    if self._results % RESULTS_AT_ONCE == 0:
-                        await asyncio.sleep(0)  # an engine that never waits must not keep receivers from reading
-        except TimeoutError as exc:
-            if not scope.expired():
-                raise
-            raise BackendError("waiting audio was left untouched", code="stalled", retryable=True) from exc
-        finally:
-            self._stream_scope = None
-            reader.detach()
-        if not reader.ended:
-            raise BackendError("the stream ended early", code="ended_early", retryable=True)
-        self._finalize(reader.position)
+        await stream.run(config)
 
-    def _take(self, result: Result, reader: AudioReader) -> None:
-        """Place a result on the session's clock and publish it."""
-        self._results += 1
-        base = reader.base
-        end = min(base + round(result.end * self._rate), reader.position)
-        start = min(max(base + round(result.start * self._rate), self._buffer.start), max(end, self._buffer.start))
-        end = max(start, end)
-        if not result.is_final:
-            self._take_partial(result, base, start, end)
-            return
+    def _take(self, placed: Placed) -> None:
+        """Publish a result."""
+        if placed.result.is_final:
+            self._take_final(placed)
+        else:
+            self._take_partial(placed)
+
+    def _take_final(self, placed: Placed) -> None:
+        result, end = placed.result, placed.end
         if result.text:
-            self._speech(start)
-            spoken = base + round(result.words[-1].end * self._rate) if result.words else end
+            self._speech(placed.start)
+            spoken = placed.base + round(result.words[-1].end * self._rate) if result.words else end
             latency = self._latency(min(spoken, end))
             self._hub.publish(
                 FinalEvent(
                     self._hub.next_seq(),
                     result.text,
-                    self._seconds(start),
+                    self._seconds(placed.start),
                     self._seconds(end),
-                    self._words(result.words, base) if self._start.words else (),
+                    self._words(placed),
                     result.confidence,
                     result.language,
                 )
@@ -287,37 +274,32 @@ class Session:
             self._observer.final(latency)
         self._in_speech = False
         self._partials = 0
-        self._finalize(end)
-        limit = self._engine.capabilities.max_stream_seconds
-        if limit is not None and reader.position - base >= SOFT_SHARE * limit * self._rate:
-            reader.finish()
+        if end > self._buffer.start:
+            self._buffer.trim(end)
+            self._ack(self._loop.time())
 
-    def _take_partial(self, result: Result, base: int, start: int, end: int) -> None:
-        self._speech(start)
+    def _take_partial(self, placed: Placed) -> None:
+        result = placed.result
+        self._speech(placed.start)
         if not result.text or not self._start.partials:
             return
         self._partials += 1
         self._hub.publish(
             Partial(
                 result.text,
-                self._seconds(start),
-                self._seconds(end),
+                self._seconds(placed.start),
+                self._seconds(placed.end),
                 result.stability,
-                self._words(result.words, base) if self._start.words and result.words else (),
+                self._words(placed),
             )
         )
-        self._observer.partial(self._latency(end), first=self._partials == 1)
+        self._observer.partial(self._latency(placed.end), first=self._partials == 1)
         self._observer.queued(self._buffer.unread / self._rate)
 
     def _speech(self, start: int) -> None:
         if not self._in_speech:
             self._in_speech = True
             self._hub.publish(SpeechStarted(self._hub.next_seq(), self._seconds(start)))
-
-    def _finalize(self, position: int) -> None:
-        if position > self._buffer.start:
-            self._buffer.trim(position)
-            self._ack(self._loop.time())
 
     def _ack(self, now: float) -> None:
         self._acked = now
@@ -328,13 +310,6 @@ class Session:
         if self._buffer.start >= self._buffer.end and self._buffer.closed:
             return self._decoder.frames
         return min(self._decoder.frames, self._buffer.start * self._start.audio.sample_rate // self._rate)
-
-    def _make_room(self) -> None:
-        """The replay buffer is full and no final came: ask for one, or end the stream where it stands."""
-        if self._engine.capabilities.flush:
-            self._buffer.flush()
-        elif self._reader is not None:
-            self._reader.finish()
 
     def _without_header(self, data: bytes) -> bytes:
         stripped = strip_wav_header(data, self._start.audio)
@@ -357,7 +332,6 @@ class Session:
             min(
                 self._active + self._limits.idle_seconds - now,
                 self._opened + self._limits.session_seconds - now,
-                self._limits.stall_seconds / 4,
             ),
         )
 
@@ -375,24 +349,6 @@ class Session:
                 self.stop("idle_timeout")
         if not self.stopping and not self._buffer.has_room:
             self._active = now  # the client is being slowed, not idle
-        reader = self._reader
-        limit = self._engine.capabilities.max_stream_seconds
-        if (
-            reader is not None
-            and limit is not None
-            and reader.position - reader.base >= HARD_SHARE * limit * self._rate
-        ):
-            reader.finish()
-        seen = (self._attempts, reader.position if reader else 0, self._results)
-        if seen != self._seen or not self._waiting(reader):
-            self._seen, self._seen_at = seen, now
-        elif now - self._seen_at >= self._limits.stall_seconds and self._stream_scope is not None:
-            scope, self._stream_scope = self._stream_scope, None  # once: closing the stream may take its time
-            scope.reschedule(now)
-
-    def _waiting(self, reader: AudioReader | None) -> bool:
-        """Whether the backend owes something: to read audio, the answer to a flush, or the end of its stream."""
-        return reader is not None and (self._buffer.unread > 0 or reader.ended or reader.flushed > self._buffer.start)
 
     # Small things
 
@@ -423,8 +379,10 @@ class Session:
     def _seconds(self, position: int) -> float:
         return round(position / self._rate, 3)
 
-    def _words(self, words: tuple[Word, ...], base: int) -> tuple[Word, ...]:
-        offset = base / self._rate
+    def _words(self, placed: Placed) -> tuple[Word, ...]:
+        if not self._start.words:
+            return ()
+        offset = placed.base / self._rate
         return tuple(
             Word(
                 w.text,
@@ -433,8 +391,14 @@ class Session:
                 None if w.confidence is None else round(w.confidence, 3),
                 w.speaker,
             )
-            for w in words
+            for w in placed.result.words
         )
+
+
+def _backoff(failures: int, error: BackendError) -> float:
+    """Seconds to wait before another stream is opened, after so many that failed without progress before this one."""
+    factor = OVERLOAD_FACTOR if error.code == "overloaded" else 1
+    return random.uniform(0, factor * min(BACKOFF_CAP, BACKOFF_BASE * 2 ** min(failures, 16)))  # noqa: S311 - jitter
 
 
 def _as_bridge_error(error: BackendError) -> BridgeError:

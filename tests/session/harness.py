@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from backends.base import AsyncBackend, BlockingBackend
+from backends.base import AsyncBackend, BlockingBackend, Capabilities, RecognitionConfig, Result
+from backends.scripted import Script, ScriptedBackend, ScriptedFault, ScriptedOptions
 from bridge.protocols.events import Ack, Closed, Final, ServerEvent, Start
 from bridge.session.engine import Engine
 from bridge.session.limits import SessionLimits
@@ -125,3 +127,29 @@ def words(count: int, first: int = 0) -> str:
 def lasting_numbers(events: list[ServerEvent]) -> list[int]:
     """The sequence numbers that events carry, in order."""
     return [seq for e in events if (seq := getattr(e, "seq", None)) is not None]
+
+
+def markers(*faults: ScriptedFault, kind: Any = ScriptedBackend) -> Any:
+    """The marker engine with these faults."""
+    return kind(ScriptedOptions(mode="markers"), Script(faults=faults))
+
+
+class FunctionEngine(AsyncBackend):
+    """An engine made of a function, without flush and with whatever else a test needs."""
+
+    name: ClassVar[str] = "function"
+
+    def __init__(self, body: Any, **capabilities: Any) -> None:
+        super().__init__()
+        self._body = body
+        self._capabilities = Capabilities(**capabilities)
+        self.configs: list[RecognitionConfig] = []
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    async def recognize(self, config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        self.configs.append(config)
+        async for result in self._body(config, audio):
+            yield result

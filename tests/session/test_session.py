@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 
-from backends.base import AsyncBackend, BackendError, Capabilities, Fault, RecognitionConfig, Result
+from backends.base import BackendError, Fault, RecognitionConfig, Result
 from backends.scripted import (
     MARKER,
     Script,
@@ -23,34 +23,10 @@ from backends.scripted import (
 from bridge.audio.formats import AudioFormat, Encoding
 from bridge.protocols.events import Ack, Error, Final, Partial, Ready, SpeechStarted, Start, Warning
 from bridge.session.limits import SessionLimits
-from tests.session.harness import lasting_numbers, session_on, words
+from bridge.session.session import _backoff
+from tests.session.harness import FunctionEngine, lasting_numbers, markers, session_on, words
 
 QUICK = SessionLimits(stall_seconds=0.4, stop_seconds=5)
-
-
-def markers(*faults: ScriptedFault, kind: Any = ScriptedBackend) -> Any:
-    return kind(ScriptedOptions(mode="markers"), Script(faults=faults))
-
-
-class Engine(AsyncBackend):
-    """An engine made of a function, without flush and with whatever else a test needs."""
-
-    name: ClassVar[str] = "function"
-
-    def __init__(self, body: Any, **capabilities: Any) -> None:
-        super().__init__()
-        self._body = body
-        self._capabilities = Capabilities(**capabilities)
-        self.configs: list[RecognitionConfig] = []
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
-
-    async def recognize(self, config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
-        self.configs.append(config)
-        async for result in self._body(config, audio):
-            yield result
 
 
 @pytest.mark.parametrize("kind", [ScriptedBackend, ScriptedThreadsBackend])
@@ -126,7 +102,7 @@ async def test_a_stalled_backend_is_left_and_its_audio_replayed(kind: Any) -> No
 
 async def test_a_backend_that_always_stalls_ends_with_its_code() -> None:
     faults = [ScriptedFault(1.0, "stall")] * 3
-    limits = SessionLimits(stall_seconds=0.2, reopen_attempts=1)
+    limits = SessionLimits(stall_seconds=0.2, reopen_seconds=0.1)
     async with session_on(markers(*faults), limits=limits) as running:
         await running.send(marker_audio(5))
     assert running.closed.code == "backend_stalled"
@@ -157,8 +133,8 @@ async def test_a_stalled_backend_that_is_slow_to_close_does_not_stop_the_clock()
         finally:
             await asyncio.sleep(0.5)
 
-    limits = SessionLimits(stall_seconds=0.1, session_seconds=0.6, reopen_attempts=3)
-    async with session_on(Engine(stubborn), limits=limits) as running:
+    limits = SessionLimits(stall_seconds=0.1, session_seconds=0.6, reopen_seconds=1)
+    async with session_on(FunctionEngine(stubborn), limits=limits) as running:
         await running.send(bytes(3_200))
     assert running.closed.code == "backend_stalled"
     assert set(running.observed.errors) == {"stalled"}
@@ -171,22 +147,34 @@ async def test_an_engine_that_never_waits_does_not_drown_a_receiver_that_reads()
         for i in range(2_000):
             yield Result(f"f{i}", True, i / 4_000, (i + 1) / 4_000)
 
-    async with session_on(Engine(many)) as running:
+    async with session_on(FunctionEngine(many)) as running:
         await running.send(bytes(16_000))
         running.session.stop()
     assert len([e for e in running.events if isinstance(e, Final)]) == 2_000
 
 
-async def test_attempts_without_progress_are_limited_and_progress_resets_them() -> None:
-    limits = SessionLimits(reopen_attempts=2)
-    fails = [ScriptedFault(0.1, "fail")] * 2 + [ScriptedFault(1.3, "fail")] * 3
+async def test_time_without_progress_is_limited_and_progress_resets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.session.session._backoff", lambda failures, error: 0.05)
+    limits = SessionLimits(reopen_seconds=0.5)
+    fails = [ScriptedFault(0.1, "fail")] * 6 + [ScriptedFault(1.3, "fail")] * 6
     async with session_on(markers(*fails), limits=limits) as running:
         await running.send(marker_audio(5))
         running.session.stop()
     assert running.text == words(5)
-    async with session_on(markers(*[ScriptedFault(0.1, "fail")] * 3), limits=limits) as running:
+    assert len(running.observed.errors) == 12
+    async with session_on(markers(*[ScriptedFault(0.1, "fail")] * 100), limits=limits) as running:
         await running.send(marker_audio(5))
     assert running.closed.code == "backend_failed"
+    assert 5 <= len(running.observed.errors) <= 12
+
+
+def test_the_wait_before_another_stream_grows_and_is_longer_for_an_overloaded_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    failed, overloaded = BackendError("", code="unavailable"), BackendError("", code="overloaded")
+    assert [_backoff(n, failed) for n in (0, 1, 2, 10, 500)] == [0.1, 0.2, 0.4, 5.0, 5.0]
+    assert [_backoff(n, overloaded) for n in (0, 1, 500)] == pytest.approx([0.6, 1.2, 30.0])
 
 
 async def test_an_exception_that_is_no_backend_error_costs_a_retry_not_the_session() -> None:
@@ -196,7 +184,7 @@ async def test_an_exception_that_is_no_backend_error_costs_a_retry_not_the_sessi
                 raise KeyError("a plug-in's bug")
         yield Result("fine", True, 0.0, 1.0)
 
-    async with session_on(Engine(body)) as running:
+    async with session_on(FunctionEngine(body)) as running:
         await running.send(bytes(32_000))
         running.session.stop()
     assert running.text == "fine"
@@ -224,7 +212,7 @@ async def test_flush_on_a_backend_that_knows_none_ends_its_stream() -> None:
             total += len(chunk) // 2
         yield Result(f"{total}@{config.start:.1f}", True, 0.0, total / config.sample_rate)
 
-    engine = Engine(count)
+    engine = FunctionEngine(count)
     async with session_on(engine) as running:
         await running.send(bytes(16_000))
         running.session.flush()
@@ -261,7 +249,7 @@ async def test_streams_are_renewed_before_the_backends_limit() -> None:
         async for result in player.recognize(config, watched()):
             yield result
 
-    engine = Engine(limited, max_stream_seconds=2.0)
+    engine = FunctionEngine(limited, max_stream_seconds=2.0)
     async with session_on(engine) as running:
         for word in range(20):
             await running.send(marker_audio(1, first=word))
@@ -281,7 +269,7 @@ async def test_a_full_replay_buffer_asks_for_a_final_instead_of_standing_still()
         yield Result("words", True, 0.0, total / 32_000)
 
     limits = SessionLimits(replay_seconds=1.0)
-    async with session_on(Engine(deaf), limits=limits) as running:
+    async with session_on(FunctionEngine(deaf), limits=limits) as running:
         await running.send(bytes(5 * 32_000))
         running.session.stop()
     assert running.closed.finalized == running.closed.received == 80_000
@@ -300,7 +288,7 @@ async def test_audio_waiting_for_the_backend_is_bounded() -> None:
             pass
         yield Result("", True, 0.0, 1.0)
 
-    async with session_on(Engine(waits), limits=SessionLimits(queue_seconds=1)) as running:
+    async with session_on(FunctionEngine(waits), limits=SessionLimits(queue_seconds=1)) as running:
         sending = asyncio.create_task(running.send(bytes(10 * 32_000)))
         await asyncio.sleep(0.05)
         assert running.session.audio_seconds == pytest.approx(1.0)
@@ -359,7 +347,7 @@ async def test_a_stop_that_the_backend_never_answers_ends_within_its_limit() -> 
         await asyncio.get_running_loop().create_future()
         yield Result("", True, 0, 0)
 
-    async with session_on(Engine(never), limits=SessionLimits(stop_seconds=0.3)) as running:
+    async with session_on(FunctionEngine(never), limits=SessionLimits(stop_seconds=0.3)) as running:
         await running.send(bytes(3_200))
         running.session.stop()
     assert running.closed.code == "backend_stalled"
@@ -385,7 +373,7 @@ async def test_a_cancelled_session_closes_its_stream_and_says_no_more() -> None:
             closed.set()
 
     with pytest.raises(ExceptionGroup, match="unhandled"):
-        async with session_on(Engine(body)) as running:
+        async with session_on(FunctionEngine(body)) as running:
             await running.send(bytes(3_200))
             await running.until(Partial)
             raise LookupError("the client is gone")
@@ -402,7 +390,7 @@ async def test_acks_count_frames_at_the_clients_rate() -> None:
             total += len(chunk) // 2
             yield Result("x", True, 0.0, total / config.sample_rate)
 
-    async with session_on(Engine(body), start, SessionLimits(ack_seconds=0.001)) as running:
+    async with session_on(FunctionEngine(body), start, SessionLimits(ack_seconds=0.001)) as running:
         await running.send(bytes(4 * 48_000), frame=19_200)
         running.session.stop()
     assert running.closed.received == running.closed.finalized == 48_000
@@ -422,7 +410,7 @@ async def test_times_are_session_times_after_a_replay() -> None:
                 raise BackendError("gone", retryable=True)
         yield Result("second", True, 0.5, total / 16_000)
 
-    async with session_on(Engine(body)) as running:
+    async with session_on(FunctionEngine(body)) as running:
         await running.send(bytes(64_000))
         running.session.stop()
     finals = [(e.text, e.start, e.end) for e in running.events if isinstance(e, Final)]
@@ -436,7 +424,7 @@ async def test_results_outside_the_audio_are_put_inside() -> None:
         yield Result("a", True, -5.0, 0.5)
         yield Result("b", True, 0.1, 99.0)
 
-    async with session_on(Engine(body)) as running:
+    async with session_on(FunctionEngine(body)) as running:
         await running.send(bytes(32_000))
         running.session.stop()
     finals = [(e.text, e.start, e.end) for e in running.events if isinstance(e, Final)]
@@ -475,11 +463,11 @@ async def test_the_backends_own_words_reach_a_client_only_where_they_help() -> N
             raise BackendError("credentials of /etc/key are bad", code="auth", fault=Fault.OPERATOR)
         yield Result("", True, 0, 0)
 
-    async with session_on(Engine(body)) as running:
+    async with session_on(FunctionEngine(body)) as running:
         await running.send(bytes(3_200))
     error = next(e for e in running.events if isinstance(e, Error))
     assert "/etc/key" not in error.message
-    assert running.closed.code == "backend_failed"
+    assert running.closed.code == "backend_misconfigured"
 
 
 async def test_a_session_owes_acks_even_without_finals() -> None:
@@ -488,7 +476,7 @@ async def test_a_session_owes_acks_even_without_finals() -> None:
             pass
         yield Result("", True, 0, 1)
 
-    async with session_on(Engine(body), limits=SessionLimits(ack_seconds=0.05)) as running:
+    async with session_on(FunctionEngine(body), limits=SessionLimits(ack_seconds=0.05)) as running:
         await running.send(bytes(3_200))
         await asyncio.sleep(0.06)
         await running.send(bytes(3_200))

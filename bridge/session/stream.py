@@ -1,0 +1,272 @@
+"""One backend stream of a session: what the engine is given, when it has to end, its results on the session's clock.
+
+The session opens one after another; each begins where the finals of those before it end. See `stream_end` for where
+a stream that has lasted long enough is ended, and `BackendStream.watch` for what becomes of one that does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from backends.base import BackendError, RecognitionConfig, Result
+from bridge.session.engine import Engine
+from bridge.session.replay import ReplayBuffer
+from bridge.session.stream_end import StreamEnd
+
+RESULTS_AT_ONCE: Final = 32
+"""Results that are taken without a pause for other tasks; fewer than an outbox holds."""
+
+PROBE_VOICE: Final = 0.5
+"""Seconds of what may be speech that a healthy backend answers: less may be a cough."""
+PROBE_CAP: Final = 60.0
+"""Seconds that a backend may leave such audio unanswered at most, once it has shown that it heard no words in it."""
+LOOKS: Final = 16
+"""Looks at a stream within the time that it has to answer: a stall is noticed by so much later than it might be."""
+UNHEARD: Final = 0.6
+"""Seconds of audio after a final's last word, before a cut in speech, that may hold a word which was not recognized."""
+LONGEST_WORD: Final = 3.0
+LEAST_PROGRESS: Final = 0.5
+"""Seconds. A word that is longer, or so near to the stream's start, is taken as it is: else the same audio might be
+heard for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A result and its place on the session's clock, in samples; `base` is where its stream began."""
+
+    result: Result
+    base: int
+    start: int
+    end: int
+
+
+class Patience:
+    """How long a session's engine may leave speech unanswered: ever longer while it hears no words in the noise."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._first = self.seconds = seconds
+
+    def heard_words(self) -> None:
+        """The engine recognized something."""
+        self.seconds = self._first
+
+    def heard_nothing(self) -> None:
+        """It was asked, and there was nothing."""
+        if self.seconds is not None:
+            self.seconds = min(2 * self.seconds, max(PROBE_CAP, self.seconds))
+
+
+class BackendStream:
+    """A stream over the audio of `buffer` that no final covers. `run` is its whole life; `publish` gets each result.
+
+    `stall_seconds`: how long the engine may leave waiting audio untouched, or the end of its audio unanswered.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        buffer: ReplayBuffer,
+        patience: Patience,
+        *,
+        stall_seconds: float,
+        publish: Callable[[Placed], None],
+    ) -> None:
+        can = engine.capabilities
+        self._loop = asyncio.get_running_loop()
+        # An engine that can be flushed and knows no longest stream is never ended in the middle of audio.
+        self._end = (
+            None
+            if can.flush and can.max_stream_seconds is None
+            else StreamEnd(engine.sample_rate, can.max_stream_seconds, self._loop.time)
+        )
+        self.reader = buffer.reader(self._end)
+        self.reader.flush_marks = can.flush
+        self._engine = engine
+        self._buffer = buffer
+        self._rate = engine.sample_rate
+        self._patience = patience
+        self._untouched_seconds = stall_seconds
+        self._unanswered_seconds = min(stall_seconds, can.answer_seconds or stall_seconds)
+        self._idle_seconds = can.idle_seconds
+        self._publish = publish
+        self._held: Result | None = None  # the last final of a stream that was ended in speech
+        self._results = 0
+        self._asked = False  # it was ended to see whether it answers
+        self._stalled = False
+        self._scope = asyncio.timeout(None)
+        self._seen: tuple[int, int] = (0, 0)
+        self._seen_at = self._loop.time()
+        self._watch_handle: asyncio.TimerHandle
+
+    def make_room(self) -> None:
+        """The replay buffer is nearly full and no final came: ask for one, or end the stream so that it gives one."""
+        if self._engine.capabilities.flush:
+            self._buffer.flush()
+        elif not self._buffer.full or self._buffer.unread:
+            self.reader.finish_soon()
+        elif self.reader.reading:
+            if self._end is not None:
+                self._end.in_speech = True  # perhaps: nobody looked
+            self.reader.finish()
+
+    async def run(self, config: RecognitionConfig) -> None:
+        """Recognize until the stream has ended and all that it was given is final, or until renewing it is due.
+
+        Raises:
+            BackendError: it ended before that. What was published stands; another stream goes on from there.
+        """
+        # Words tell where to go on after a stream that was ended in speech.
+        config = dataclasses.replace(config, words=config.words or self._end is not None)
+        self._watch_later()
+        try:
+            renewed = await self._read(config)
+        except BackendError:
+            self._release()
+            raise
+        finally:
+            self._watch_handle.cancel()
+            self.reader.detach()
+        if renewed:
+            return
+        if not self.reader.ended:
+            raise BackendError("the stream ended early", code="ended_early", retryable=True)
+        if self._asked and not self._results:
+            self._patience.heard_nothing()
+        if not self._release():
+            self._place(Result("", True, 0.0, self._given))
+
+    async def _read(self, config: RecognitionConfig) -> bool:
+        """Take every result. Returns whether it stopped at a final because the stream has lasted long enough."""
+        try:
+            async with self._scope, contextlib.aclosing(self._engine.recognize(config, self.reader)) as results:
+                async for result in results:
+                    self._take(result)
+                    if result.is_final and self._end is not None and self._end.due and self.reader.reading:
+                        return True
+                    if self._results % RESULTS_AT_ONCE == 0:
+                        await asyncio.sleep(0)  # an engine that never waits must not keep receivers from reading
+        except TimeoutError as exc:
+            if not self._stalled:
+                raise
+            raise BackendError("the stream does not answer", code="stalled", retryable=True) from exc
+        return False
+
+    # Results
+
+    def _take(self, result: Result) -> None:
+        self._results += 1
+        if result.text:
+            self._patience.heard_words()
+        if self._end is not None:
+            self._end.answered()
+            if self._end.in_speech and result.is_final:
+                # The last one with text may hold a word that was cut in two; which is the last, the end tells.
+                if result.text:
+                    previous, self._held = self._held, result
+                    if previous is not None:
+                        self._place(previous)
+                return
+        self._place(result)
+
+    def _release(self) -> bool:
+        """Publish what was held back, without the word that may have been cut; returns whether there was something."""
+        held, self._held = self._held, None
+        if held is None:
+            return False
+        self._place(without_cut_word(held, self._given))
+        return True
+
+    @property
+    def _given(self) -> float:
+        """Seconds of audio that the stream was given."""
+        return (self.reader.position - self.reader.base) / self._rate
+
+    def _place(self, result: Result) -> None:
+        """Publish it, clipped to what the stream was given and to what is not final yet."""
+        base, first = self.reader.base, self._buffer.start
+        end = max(first, min(base + round(result.end * self._rate), self.reader.position))
+        start = min(max(first, base + round(result.start * self._rate)), end)
+        self._publish(Placed(result, base, start, end))
+
+    # Watching the clock
+
+    def _watch_later(self) -> None:
+        limits = [self._untouched_seconds / 4, self._unanswered_seconds / LOOKS]
+        if self._idle_seconds is not None:
+            limits.append(self._idle_seconds / 4)
+        self._watch_handle = self._loop.call_later(max(0.01, min(limits)), self._watch)
+
+    def _watch(self) -> None:
+        """End the stream if it gets no audio, ask it if it leaves speech unanswered, give it up if it is stuck."""
+        now = self._loop.time()
+        reader = self.reader
+        if reader.reading:
+            if self._buffer.full and not self._buffer.unread:
+                self.make_room()
+            elif self._idle(now):
+                reader.finish()
+            elif self._mute(now) and not self._asked:
+                self._asked = True
+                reader.finish_soon()
+        seen = (reader.position, self._results)
+        owing = self._owing()
+        if seen != self._seen or owing is None:
+            self._seen, self._seen_at = seen, now
+        elif now - self._seen_at >= owing and not self._stalled:
+            self._stalled = True  # once: closing the stream may take its time
+            self._scope.reschedule(now)
+        self._watch_later()
+
+    def _idle(self, now: float) -> bool:
+        """Whether the stream has read all there is, and nothing came for too long."""
+        return (
+            self._idle_seconds is not None
+            and self.reader.position > self.reader.base
+            and self._buffer.unread == 0
+            and now - self._buffer.arrived >= self._idle_seconds
+        )
+
+    def _mute(self, now: float) -> bool:
+        """Whether the stream was given speech and said nothing for too long."""
+        end, patience = self._end, self._patience.seconds
+        return (
+            end is not None
+            and patience is not None
+            and end.unanswered_since is not None
+            and end.unanswered_voice >= PROBE_VOICE
+            and now - end.unanswered_since >= patience
+        )
+
+    def _owing(self) -> float | None:
+        """How long the engine may take for what it owes; None if it owes nothing.
+
+        It owes the end of a stream whose audio has ended, the answer to a flush, and to read the audio that waits.
+        """
+        if self.reader.ended:
+            return self._unanswered_seconds
+        if self._buffer.unread > 0 or self.reader.flushed > self._buffer.start:
+            return self._untouched_seconds
+        return None
+
+
+def without_cut_word(result: Result, given: float) -> Result:
+    """What is certain of a stream's last final if its audio, `given` seconds, was ended in speech.
+
+    The last word may be cut in two, so it is left to the next stream, which begins with it. Where audio follows that
+    word, that may be the beginning of one that was not recognized: then the next stream begins behind the word.
+    """
+    if not result.words:
+        return result  # the engine times no words: nothing tells where to begin
+    last = result.words[-1]
+    if given - last.end > UNHEARD:
+        return dataclasses.replace(result, end=last.end)
+    if last.end - last.start > LONGEST_WORD or last.start < LEAST_PROGRESS:
+        return result
+    return dataclasses.replace(
+        result, text=result.text.removesuffix(last.text).rstrip(), words=result.words[:-1], end=last.start
+    )
