@@ -1,0 +1,232 @@
+"""One backend stream: renewed before its limit, ended when idle, asked when mute, and no word lost at any of these."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from backends.base import BackendError, RecognitionConfig, Result, Word
+from backends.scripted import marker_audio
+from bridge.protocols.events import Final
+from bridge.session.limits import SessionLimits
+from bridge.session.stream import Patience, without_cut_word
+from tests.session.harness import FunctionEngine, Running, markers, session_on, words
+
+
+def limited(seconds: float) -> Any:
+    """Words as the marker engine hears them; refuses audio past its limit, as Google does."""
+
+    async def recognize(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        async def watched() -> AsyncIterator[bytes]:
+            given = 0
+            async for chunk in audio:
+                given += len(chunk) // 2
+                if given > seconds * config.sample_rate:
+                    raise BackendError("too long", code="stream_limit", retryable=True)
+                yield chunk
+
+        async for result in markers().recognize(config, watched()):
+            yield result
+
+    return recognize
+
+
+def final_words(running: Running) -> list[Word]:
+    return [word for e in running.events if isinstance(e, Final) for word in e.words]
+
+
+@pytest.mark.parametrize("pause", [0.3, 0.06, 0.0])
+async def test_no_stream_reaches_its_limit_and_no_word_is_cut(pause: float) -> None:
+    """Finals end the streams; where gaps are short, quiet moments do; without any, the last word is heard again."""
+    engine = FunctionEngine(limited(4.0), max_stream_seconds=4.0)
+    count = 60
+    async with session_on(engine) as running:
+        for first in range(0, count, 3):
+            await running.send(marker_audio(3, pause=pause, first=first))
+            await asyncio.sleep(0)
+        running.session.stop()
+    assert running.text == words(count)
+    assert running.observed.errors == []
+    assert len(engine.configs) >= count * (0.3 + pause) / 4
+    times = [(w.start, w.end) for w in final_words(running)]
+    expected = [(i * (0.3 + pause), i * (0.3 + pause) + 0.3) for i in range(count)]
+    assert [t for pair in times for t in pair] == pytest.approx([t for pair in expected for t in pair], abs=0.011)
+    assert running.closed.finalized == running.closed.received
+
+
+async def test_words_held_back_at_a_cut_are_not_shown_to_a_client_that_wants_none() -> None:
+    from bridge.protocols.events import Start
+
+    engine = FunctionEngine(limited(4.0), max_stream_seconds=4.0)
+    async with session_on(engine, Start(words=False)) as running:
+        await running.send(marker_audio(30, pause=0))
+        running.session.stop()
+    assert running.text == words(30)
+    assert not final_words(running)
+
+
+async def test_a_stream_without_speech_is_renewed_in_the_silence() -> None:
+    engine = FunctionEngine(limited(4.0), max_stream_seconds=4.0)
+    async with session_on(engine) as running:
+        await running.send(bytes(32_000 * 20))
+        await running.send(marker_audio(2))
+        running.session.stop()
+    assert running.text == words(2)
+    assert running.observed.errors == []
+    assert len(engine.configs) >= 5
+
+
+async def test_a_stream_that_gets_no_audio_is_ended_and_the_next_begins_with_audio() -> None:
+    opened: list[float] = []
+    ended = asyncio.Event()
+
+    async def lazy(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        """Opens nothing before there is audio, as an engine should that is paid by the minute."""
+        async for first in audio:
+            opened.append(config.start)
+
+            async def rest(first: bytes = first) -> AsyncIterator[bytes]:
+                yield first
+                async for chunk in audio:
+                    yield chunk
+
+            async for result in markers().recognize(config, rest()):
+                yield result
+        ended.set()
+
+    async with session_on(FunctionEngine(lazy, idle_seconds=0.1)) as running:
+        await asyncio.sleep(0.2)
+        assert opened == []
+        await running.send(marker_audio(2))
+        async with asyncio.timeout(2):
+            await ended.wait()
+        await asyncio.sleep(0.2)
+        assert opened == [0.0]
+        await running.send(marker_audio(2, first=2))
+        running.session.stop()
+    assert opened == [0.0, 1.2]
+    assert running.text == words(4)
+    assert running.observed.errors == []
+
+
+async def test_a_stream_that_swallows_speech_is_noticed_and_replaced() -> None:
+    async def swallows(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        if not config.attempt:
+            async for _ in audio:
+                pass
+            await asyncio.get_running_loop().create_future()
+        async for result in markers().recognize(config, audio):
+            yield result
+
+    began = time.monotonic()
+    async with session_on(FunctionEngine(swallows, answer_seconds=0.3)) as running:
+        for first in range(20):
+            await running.send(marker_audio(1, first=first))
+            await asyncio.sleep(0.03)
+        await running.until(Final)
+        noticed = time.monotonic() - began
+        running.session.stop()
+    assert running.observed.errors == ["stalled"]
+    assert running.text == words(20)
+    assert noticed < 4 * 0.3 + 0.3
+
+
+async def test_a_healthy_stream_that_hears_no_words_in_noise_is_asked_ever_less() -> None:
+    async def deaf(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        async for _ in audio:
+            pass
+        for result in ():
+            yield result
+
+    engine = FunctionEngine(deaf, answer_seconds=0.1)
+    async with session_on(engine) as running:
+        for _ in range(100):
+            await running.send(marker_audio(1, pause=0))
+            await asyncio.sleep(0.015)
+        running.session.stop()
+    assert running.observed.errors == []
+    assert 3 <= len(engine.configs) <= 6  # after 0.1, 0.2, 0.4, 0.8 s
+    assert running.closed.finalized == running.closed.received
+
+
+def test_patience_returns_with_the_first_word() -> None:
+    patience = Patience(8.0)
+    seen = []
+    for _ in range(5):
+        patience.heard_nothing()
+        seen.append(patience.seconds)
+    assert seen == [16, 32, 60, 60, 60]
+    patience.heard_words()
+    assert patience.seconds == 8
+    endless = Patience(None)
+    endless.heard_nothing()
+    assert endless.seconds is None
+
+
+async def test_an_outage_is_not_felt_by_a_client_that_speaks() -> None:
+    back = time.monotonic() + 0.6
+
+    async def down(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        if config.attempt and time.monotonic() < back:
+            raise BackendError("nobody listens", code="unavailable", retryable=True)
+        taken = 0
+        async for result in markers().recognize(config, audio):
+            yield result
+            taken += 1
+            if not config.attempt and taken > 3:
+                raise BackendError("the connection is gone", code="unavailable", retryable=True)
+
+    async with session_on(FunctionEngine(down), limits=SessionLimits(queue_seconds=0.5)) as running:
+        await running.send(marker_audio(40))
+        assert time.monotonic() < back
+        running.session.stop()
+    assert running.text == words(40)
+    assert set(running.observed.errors) == {"unavailable"}
+
+
+async def test_a_full_buffer_without_finals_does_not_stand_still_after_a_failure() -> None:
+    async def deaf(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        """Says nothing before the end; the first stream fails when its audio ends."""
+        given = 0
+        async for chunk in audio:
+            given += len(chunk) // 2
+        if not config.attempt:
+            raise BackendError("too late", retryable=True)
+        yield Result("word", True, 0.0, given / config.sample_rate)
+
+    limits = SessionLimits(replay_seconds=1.0, stall_seconds=0.4)
+    async with session_on(FunctionEngine(deaf), limits=limits) as running:
+        await running.send(bytes(3 * 32_000))
+        running.session.stop()
+    assert running.observed.errors == ["failed"]
+    assert running.closed.finalized == running.closed.received == 48_000
+
+
+W = (Word("one", 1.0, 1.4), Word("two", 1.5, 1.9), Word("three", 2.0, 2.4))
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "end"),
+    [
+        (2.4, "one two", 2.0),  # it ends with the audio: it may be cut
+        (2.9, "one two", 2.0),
+        (3.1, "one two three", 2.4),  # something was said after it, and not heard
+    ],
+)
+def test_a_cut_word_is_left_to_the_next_stream(given: float, text: str, end: float) -> None:
+    kept = without_cut_word(Result("one two three", True, 1.0, given, W, confidence=0.9), given)
+    assert (kept.text, kept.end, kept.confidence) == (text, end, 0.9)
+    assert " ".join(w.text for w in kept.words) == text
+
+
+def test_what_cannot_be_told_is_taken_as_it_is() -> None:
+    wordless = Result("one two three", True, 1.0, 2.4)
+    assert without_cut_word(wordless, 2.4) == wordless
+    endless = Result("hmm", True, 1.0, 9.0, (Word("hmm", 1.0, 9.0),))
+    assert without_cut_word(endless, 9.0) == endless
+    at_the_start = Result("hi", True, 0.1, 0.6, (Word("hi", 0.1, 0.6),))
+    assert without_cut_word(at_the_start, 0.6) == at_the_start
