@@ -134,7 +134,7 @@ class _Player:
     """What both kinds share: feed it audio, it says what to yield. Times out are stream seconds."""
 
     def __init__(self, script: Script, config: RecognitionConfig, mode: str) -> None:
-        self.fault = script.faults[config.attempt] if config.attempt < len(script.faults) else None
+        self._fault = script.faults[config.attempt] if config.attempt < len(script.faults) else None
         self._config = config
         self._samples = 0
         self._reader = MarkerReader(config.sample_rate) if mode == "markers" else None
@@ -142,7 +142,7 @@ class _Player:
         self._next = next(self._results, None)
         self._covered = 0.0
         self._open: Scripted | None = None  # the partial that no final has closed
-        if self.fault and self.fault.kind == "reject":
+        if self._fault and self._fault.kind == "reject":
             raise BackendError("the script refuses this stream", code="rejected", fault=Fault.CLIENT)
 
     @property
@@ -151,12 +151,14 @@ class _Player:
         return self._samples / self._config.sample_rate
 
     def struck(self) -> ScriptedFault | None:
-        """The fault whose time has come; once."""
-        fault = self.fault
-        if fault is not None and self._config.start + self._now >= fault.at - 1e-6:
-            self.fault = None
-            return fault
-        return None
+        """The fault whose time has come; once. One of the kind `fail` is raised."""
+        fault = self._fault
+        if fault is None or self._config.start + self._now < fault.at - 1e-6:
+            return None
+        self._fault = None
+        if fault.kind == "fail":
+            raise BackendError("the script fails here", code="scripted", retryable=fault.retryable)
+        return fault
 
     def flood(self, fault: ScriptedFault) -> Iterator[Result]:
         """So many partials at once."""
@@ -215,10 +217,6 @@ class _Player:
         )
 
 
-def _failure(fault: ScriptedFault) -> BackendError:
-    return BackendError("the script fails here", code="scripted", retryable=fault.retryable)
-
-
 class _ScriptedEngine(Backend):
     """What both kinds share: the options, and the script that they play. `script` wins over the options' file."""
 
@@ -265,11 +263,9 @@ class ScriptedBackend(_ScriptedEngine, AsyncBackend):
         async for chunk in audio:
             for result in player.take(chunk):
                 yield result
-            fault = player.fault and player.struck()
-            if not fault:
+            fault = player.struck()
+            if fault is None:
                 continue
-            if fault.kind == "fail":
-                raise _failure(fault)
             if fault.kind == "end":
                 return
             if fault.kind == "stall":
@@ -294,11 +290,9 @@ class ScriptedThreadsBackend(_ScriptedEngine, BlockingBackend):
         player = self._player(config)
         for chunk in audio:
             yield from player.take(chunk)
-            fault = player.fault and player.struck()
-            if not fault:
+            fault = player.struck()
+            if fault is None:
                 continue
-            if fault.kind == "fail":
-                raise _failure(fault)
             if fault.kind == "end":
                 return
             if fault.kind == "stall":
