@@ -27,6 +27,10 @@ class _Entry:
 
 
 _BUILT_IN: Final = {
+    "google": _Entry("backends.google.async_backend:GoogleBackend", needs="google.cloud.speech", extra="google"),
+    "google-threads": _Entry(
+        "backends.google.threads_backend:GoogleThreadsBackend", needs="google.cloud.speech", extra="google"
+    ),
     "pocketsphinx": _Entry("backends.pocketsphinx_backend:PocketSphinxBackend", needs="pocketsphinx"),
     "scripted": _Entry("backends.scripted:ScriptedBackend"),
     "scripted-threads": _Entry("backends.scripted:ScriptedThreadsBackend"),
@@ -51,7 +55,7 @@ def names() -> list[str]:
 def probe(name: str) -> Availability:
     """Whether the engine's class can be loaded. Imports no engine whose SDK is missing."""
     entry = _BUILT_IN.get(name)
-    if entry is not None and entry.needs and importlib.util.find_spec(entry.needs) is None:
+    if entry is not None and entry.needs and not _installed(entry.needs):
         return Availability(name, False, f"the package {entry.needs} is not installed", _install(entry))
     try:
         load_class(name)
@@ -90,6 +94,14 @@ def load_class(name: str) -> type[AsyncBackend | BlockingBackend]:
 def load_classes() -> dict[str, type[Backend]]:
     """The classes of every engine that can be loaded here, by name."""
     return {name: load_class(name) for name in names() if probe(name).available}
+
+
+def _installed(module: str) -> bool:
+    """Whether the module can be found; its parents are imported, it is not."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent is missing
+        return False
 
 
 def _plugins() -> dict[str, str]:
