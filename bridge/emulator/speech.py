@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final, Protocol
 
@@ -10,7 +11,11 @@ from backends.base import RecognitionConfig, Result, Word
 from bridge.audio.decode import StreamDecoder
 from bridge.audio.formats import AudioFormat
 from bridge.emulator.api import Api, Asked
+from bridge.emulator.statuses import EXHAUSTED, StreamEnded, invalid
 from bridge.session.engine import Engine
+from bridge.session.manager import speaks
+
+log = logging.getLogger(__name__)
 
 HEAD_STABILITY: Final = 0.9
 TAIL_STABILITY: Final = 0.01
@@ -54,13 +59,13 @@ class EngineRecognizer:
         self._engine = engine
         self._resample = resample
 
-    @property
-    def full(self) -> bool:
-        """Whether the engine carries as many streams as it can."""
-        return self._engine.full
-
     async def __call__(self, api: Api, asked: Asked, audio: AsyncGenerator[bytes, None]) -> AsyncGenerator[Any, None]:
         """One stream of the engine."""
+        if not speaks(self._engine.capabilities.languages, asked.language):
+            raise StreamEnded(invalid("Invalid recognition 'config': bad language code."))
+        if self._engine.full:
+            log.warning("the backend %s carries no more streams", self._engine.name)
+            raise StreamEnded(EXHAUSTED)
         rate = self._rate(asked.sample_rate)
         config = RecognitionConfig(
             sample_rate=rate,
@@ -76,10 +81,6 @@ class EngineRecognizer:
                 async for result in results:
                     for response in speaker.say(result):
                         yield response
-                    if speaker.done:
-                        break
-            async for _ in audio:
-                pass  # a single utterance is over: what still comes is not heard, until the client ends the audio
 
     def _rate(self, given: int) -> int:
         rates = self._engine.capabilities.sample_rates
@@ -95,25 +96,27 @@ async def _decoded(audio: AsyncIterator[bytes], decoder: StreamDecoder) -> Async
 
 
 class Speaker:
-    """One stream's results as responses. `done`: its single utterance is over."""
+    """One stream's results as responses."""
 
     def __init__(self, api: Api, asked: Asked) -> None:
-        self.done = False
         self._api = api
         self._asked = asked
         self._code = api.language_code(asked.language)
         self._spoken = False  # a final with text has been said
         self._active = False  # speech has begun, no final has ended it
+        self._over = False  # the single utterance has been said: what still comes is not answered
 
     def say(self, result: Result) -> list[Any]:
         """The responses for one result of the engine; often none, as Google says nothing about silence."""
+        if self._over:
+            return []
         responses = []
         if self._asked.activity_events:
             responses += self._activity(result)
         if result.text and result.is_final:
             if self._asked.single_utterance:
                 responses.append(self._event(self._api.end_of_utterance, result.end))
-                self.done = True
+                self._over = True
             responses.append(self._final(result))
             self._spoken = True
         elif result.text and self._asked.interim:
