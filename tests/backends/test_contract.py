@@ -19,30 +19,50 @@ from tests.speech import SAMPLES, manifest, pcm, word_error_rate
 SILENCE = bytes(16_000)  # half a second
 
 
+Backend = AsyncBackend | BlockingBackend
+
+
 @dataclass(frozen=True)
 class Case:
-    """An engine, speech that it knows, and what was said."""
+    """An engine by its name, speech that it knows, and what was said.
 
-    make: Callable[[], AsyncBackend | BlockingBackend]
+    `make` is given the address of Google's emulator, which runs for the cases that want it (`emulated`).
+    """
+
+    name: str
+    make: Callable[[str], Backend]
     speech: Callable[[], bytes]
     text: str
-
-
-def pocketsphinx() -> AsyncBackend | BlockingBackend:
-    return registry.load_class("pocketsphinx")()
+    emulated: bool = False
 
 
 def markers() -> bytes:
     return marker_audio(6)
 
 
+def google(name: str, api: str) -> Case:
+    """Marker words through the API, sent as fast as they come."""
+
+    def make(address: str) -> Backend:
+        engine = registry.load_class(name)
+        assert engine.Options is not None
+        return engine(engine.Options(api=api, endpoint=address, replay_speed=0))
+
+    return Case(name, make, markers, _MARKER_TEXT, emulated=True)
+
+
 _MARKER_TEXT = "w0 w1 w2 w3 w4 w5"
 _OPTIONS = ScriptedOptions(mode="markers")
 CASES = {
-    "scripted": Case(lambda: ScriptedBackend(_OPTIONS), markers, _MARKER_TEXT),
-    "scripted-threads": Case(lambda: ScriptedThreadsBackend(_OPTIONS), markers, _MARKER_TEXT),
+    "google, v1": google("google", "v1"),
+    "google, v2": google("google", "v2"),
+    "google-threads, v1": google("google-threads", "v1"),
+    "google-threads, v2": google("google-threads", "v2"),
+    "scripted": Case("scripted", lambda _: ScriptedBackend(_OPTIONS), markers, _MARKER_TEXT),
+    "scripted-threads": Case("scripted-threads", lambda _: ScriptedThreadsBackend(_OPTIONS), markers, _MARKER_TEXT),
     "pocketsphinx": Case(
-        pocketsphinx,
+        "pocketsphinx",
+        lambda _: registry.load_class("pocketsphinx")(),
         lambda: pcm(SAMPLES / "hello.flac"),
         manifest()["hello.flac"]["transcript"],
     ),
@@ -50,23 +70,35 @@ CASES = {
 
 
 def test_every_engine_of_the_project_is_in_the_suite() -> None:
-    assert set(CASES) == set(registry.names())
+    assert {case.name for case in CASES.values()} == set(registry.names())
 
 
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
-    availability = registry.probe(request.param)
+    case = CASES[request.param]
+    availability = registry.probe(case.name)
     if not availability.available:
-        pytest.skip(f"{request.param}: {availability.reason}")
-    return CASES[request.param]
+        pytest.skip(f"{case.name}: {availability.reason}")
+    return case
 
 
 @pytest.fixture
 async def engine(case: Case) -> AsyncIterator[Engine]:
-    engine = Engine(case.make(), threads=4)
-    await engine.load()
-    yield engine
-    await engine.close()
+    async with contextlib.AsyncExitStack() as stack:
+        address = ""
+        if case.emulated:
+            from bridge.emulator.server import emulating
+
+            address = (await stack.enter_async_context(emulating())).address
+        engine = Engine(case.make(address), threads=4)
+        await engine.load()
+        yield engine
+        await engine.close()
+
+
+def running() -> set[asyncio.Task[object]]:
+    """Every task but those of the emulator, whose server waits for the next call in a new one each time."""
+    return {task for task in asyncio.all_tasks() if "AioServer" not in repr(task)}
 
 
 async def played(chunks: Sequence[bytes]) -> AsyncIterator[bytes]:
@@ -191,7 +223,7 @@ async def test_streams_do_not_hear_each_other(engine: Engine, case: Case) -> Non
 
 @pytest.mark.parametrize("after", [0, 1, 12])
 async def test_closing_a_stream_at_any_moment_leaves_nothing(engine: Engine, case: Case, after: int) -> None:
-    tasks, threads = asyncio.all_tasks(), threading.active_count()
+    tasks, threads = running(), threading.active_count()
 
     async def endless() -> AsyncIterator[bytes]:
         for chunk in cut(case.speech(), 3_200):
@@ -204,7 +236,7 @@ async def test_closing_a_stream_at_any_moment_leaves_nothing(engine: Engine, cas
             await asyncio.wait_for(anext(stream), 10)
     await stream.aclose()
     async with asyncio.timeout(5):
-        while asyncio.all_tasks() - tasks:
+        while running() - tasks:
             await asyncio.sleep(0.01)
     assert threading.active_count() <= threads + 4  # the pool keeps its threads, and no more
     assert text(await recognized(engine, cut(case.speech(), 3_200)))
@@ -220,12 +252,12 @@ async def test_cancelling_the_task_that_reads_ends_the_stream(engine: Engine) ->
             async for _ in stream:
                 pass
 
-    before = asyncio.all_tasks()
+    before = running()
     reading = asyncio.create_task(read())
     await asyncio.sleep(0.1)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(reading, 5)
     async with asyncio.timeout(5):
-        while asyncio.all_tasks() - before:
+        while running() - before:
             await asyncio.sleep(0.01)
