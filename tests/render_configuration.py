@@ -71,7 +71,7 @@ ENV_HEAD: Final = """\
 # docs/configuration.md says more. Rendered by `python -m tests.render_configuration`.
 """
 
-CLASSES: Final = ("pocketsphinx", "scripted", "scripted-threads")
+CLASSES: Final = ("google", "google-threads", "pocketsphinx", "scripted", "scripted-threads")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,7 +122,9 @@ def configuration() -> str:
         rows.append(row)
     parts += [_table(rows), ENGINES]
     for engine in CLASSES:
-        parts += [f"### `{engine}`\n", _table(option_rows(engine))]
+        shared = registry.load_class(engine).settings_name()
+        body = _table(option_rows(engine)) if shared == engine else f"Reads the options of `{shared}`.\n"
+        parts += [f"### `{engine}`\n", body]
     parts.append(OTHERS)
     return "\n".join(part for part in parts if part)
 
@@ -135,6 +137,8 @@ def env_example() -> str:
             lines.append(f"# --- {SECTIONS[name]} ---\n")
         lines.append(_env_line(row))
     for engine in CLASSES:
+        if registry.load_class(engine).settings_name() != engine:
+            continue  # it reads those of another
         lines.append(f"# --- Options of the engine {engine} ---\n")
         lines += [_env_line(row) for row in option_rows(engine)]
     return "\n".join(lines)
@@ -169,7 +173,7 @@ def _kind(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
     if typing.get_origin(annotation) is tuple:
         return "list"
-    if isinstance(annotation, types.UnionType):
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return _kind(typing.get_args(annotation)[0])
     names = {str: "text", int: "whole number", float: "number", bool: "yes or no", Path: "path"}
     return names[annotation]
