@@ -183,28 +183,35 @@ class Client:
             if isinstance(where, str):
                 await channel.close()
 
-    async def converse(self, where: str | grpc.aio.Channel, messages: Iterable[Any]) -> Heard:
+    async def converse(
+        self, where: str | grpc.aio.Channel, messages: Iterable[Any], metadata: Sequence[tuple[str, str]] = ()
+    ) -> Heard:
         """A whole call: the messages, the end of the audio, the answers. Only for calls that end well."""
-        async with self.call(where) as call:
+        async with self.call(where, metadata) as call:
             await call.send(*messages)
             return await call.finish()
 
-    async def refused(self, where: str, *messages: Any) -> tuple[str, str]:
+    async def refused(self, where: str, *messages: Any, metadata: Sequence[tuple[str, str]] = ()) -> tuple[str, str]:
         """The status of a call that these messages end. Nothing is on its way then, which would hide the status."""
-        async with self.call(where) as call:
-            await call.send(*messages)
-            return (await call.rest()).status
+        try:
+            async with self.call(where, metadata) as call:
+                await call.send(*messages)
+                return (await call.rest()).status
+        except GoogleAPICallError as exc:  # refused before it was open
+            heard = Heard()
+            heard.end(exc)
+            return heard.status
 
     def blocking(self, channel: grpc.Channel, messages: Sequence[Any]) -> Heard:
         """A whole call of the blocking client. Not for the event loop's thread."""
         heard = Heard()
         client = self.module.SpeechClient(transport=self.transports.SpeechGrpcTransport(channel=channel))
-        if self.name == "v1":
-            config, *audio = messages
-            answers = client.streaming_recognize(config.streaming_config, iter(audio), retry=None, timeout=LIMIT)
-        else:
-            answers = client.streaming_recognize(requests=iter(messages), retry=None, timeout=LIMIT)
         try:
+            if self.name == "v1":
+                config, *audio = messages
+                answers = client.streaming_recognize(config.streaming_config, iter(audio), retry=None, timeout=LIMIT)
+            else:
+                answers = client.streaming_recognize(requests=iter(messages), retry=None, timeout=LIMIT)
             heard.responses.extend(answers)
         except GoogleAPICallError as exc:
             heard.end(exc)
