@@ -7,7 +7,7 @@ up, and a cancellation before that leaves the call running. And v1's method retr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, ClassVar, Final
 
 import grpc
@@ -68,7 +68,10 @@ class GoogleBackend(AsyncBackend):
             stream = _Stream(self._service, client, transcript)
             try:
                 stream.start(first, chunk, audio)
-                async for result in stream.results():
+                while (results := await stream.next()) is not None:
+                    for result in results:
+                        yield result
+                for result in stream.rest():
                     yield result
             except BackendError as exc:
                 if exc.code == "unknown_status" and not stream.answered:
@@ -102,7 +105,7 @@ async def _ask(call: Any, first: Any) -> None:
 
 
 class _Stream:
-    """One call: a task writes, a task reads, and `results` takes what comes from both."""
+    """One call: a task writes, a task reads, and `next` hands on what comes from both."""
 
     def __init__(self, service: Service, client: Any, transcript: Transcript) -> None:
         self.answered = False
@@ -122,28 +125,28 @@ class _Stream:
             asyncio.create_task(self._read(), name="google-reader"),
         ]
 
-    async def results(self) -> AsyncIterator[Result]:
-        """What Google says, until it ends the stream.
+    async def next(self) -> Iterator[Result] | None:
+        """Wait until there is something to hear; None: Google has ended the stream.
 
         Raises:
             BackendError: the call's status.
         """
-        while (item := await self._inbox.get()) is not grpc.aio.EOF:
-            if item is None:
-                self._claiming = False
-                for result in self._transcript.claim():
-                    yield result
-            elif isinstance(item, grpc.RpcError):
-                raise translate(item) from item
-            elif isinstance(item, Exception):
-                raise item
-            else:
-                self.answered = True
-                for result in self._transcript.take(type(item).pb(item)):
-                    yield result
-        if self._half_closed:
-            for result in self._transcript.rest():
-                yield result
+        item = await self._inbox.get()
+        if item is grpc.aio.EOF:
+            return None
+        if item is None:
+            self._claiming = False
+            return self._transcript.claim()
+        if isinstance(item, grpc.RpcError):
+            raise translate(item) from item
+        if isinstance(item, Exception):
+            raise item
+        self.answered = True
+        return self._transcript.take(type(item).pb(item))
+
+    def rest(self) -> Iterator[Result]:
+        """What is left to say when Google has ended the stream: nothing if that was before the audio ended."""
+        return self._transcript.rest() if self._half_closed else iter(())
 
     async def close(self) -> None:
         """End the call if it runs, and both tasks."""
@@ -163,7 +166,7 @@ class _Stream:
                 raise
             # The call was cancelled on this side, but not by `close`: the channel is gone.
             await self._inbox.put(BackendError("the connection was closed", code="cancelled", retryable=True))
-        except Exception as exc:  # noqa: BLE001 - handed on, and raised by `results`
+        except Exception as exc:  # noqa: BLE001 - handed on, and raised by `next`
             await self._inbox.put(exc)
 
     async def _write(self, first: Any, chunk: bytes, audio: AsyncIterator[bytes]) -> None:
@@ -185,7 +188,7 @@ class _Stream:
                     chunk = await anext(audio)
                 except StopAsyncIteration:
                     break
-                except Exception as exc:  # noqa: BLE001 - handed on, and raised by `results`
+                except Exception as exc:  # noqa: BLE001 - handed on, and raised by `next`
                     await self._inbox.put(exc)
                     return
             self._half_closed = True
@@ -194,7 +197,7 @@ class _Stream:
             pass  # the call is over; why, the reader is told
 
     def _wake(self) -> None:
-        """Let `results` look at the clock; if it has something to read, it is awake, and can later."""
+        """Let `next` return for a claim; not if it has something to hand on: then it will not wait."""
         if self._inbox.empty() and not self._claiming:
             self._claiming = True
             self._inbox.put_nowait(None)
