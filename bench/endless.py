@@ -150,7 +150,8 @@ async def server(env: dict[str, str]) -> AsyncIterator[tuple[int, str, list[str]
     log: list[str] = []
 
     async def read(stderr: asyncio.StreamReader) -> None:
-        log.extend([line.decode() async for line in stderr])
+        async for line in stderr:
+            log.append(line.decode())  # noqa: PERF401 - read while it is written
 
     async for line in process.stderr:
         if match := _BANNER.search(line.decode()):

@@ -27,6 +27,8 @@ PROBE_CAP: Final = 60.0
 """Seconds that a backend may leave such audio unanswered at most, once it has shown that it heard no words in it."""
 LOOKS: Final = 16
 """Looks at a stream within the time that it has to answer: a stall is noticed by so much later than it might be."""
+NEARLY_ALL: Final = 1.0
+"""Seconds of audio that may be left for a stream that counts as having been given everything."""
 UNHEARD: Final = 0.6
 """Seconds of audio after a final's last word, before a cut in speech, that may hold a word which was not recognized."""
 LONGEST_WORD: Final = 3.0
@@ -107,9 +109,11 @@ class BackendStream:
         """The replay buffer is nearly full and no final came: ask for one, or end the stream so that it gives one."""
         if self._engine.capabilities.flush:
             self._buffer.flush()
-        elif not self._buffer.full or self._buffer.unread:
+        elif self._buffer.unread > NEARLY_ALL * self._rate or not self.reader.reading:
+            pass  # it is still being given what was held, and may answer yet
+        elif not self._buffer.full:
             self.reader.finish_soon()
-        elif self.reader.reading:
+        elif not self._buffer.unread:
             if self._end is not None:
                 self._end.in_speech = True  # perhaps: nobody looked
             self.reader.finish()

@@ -26,6 +26,8 @@ WAIT_SHARE: Final = 0.05
 """Seconds that a quiet moment is waited for, and the most of a longest stream that this may take."""
 PROBE_WAIT: Final = 1.0
 """The same when the session wants to see whether the stream still answers."""
+LEAST: Final = 4.0
+"""Seconds that a stream lasts at least before it is ended so: a shorter one might not bring the session forward."""
 PAUSE: Final = 0.5
 QUIET: Final = (0.2, 0.04)
 """Seconds of quiet asked for at first and at last. The closure of a stop consonant lasts 0.05 to 0.1 s, so that the
@@ -69,7 +71,8 @@ class StreamEnd:
 
     def ask(self) -> None:
         """End the stream soon, in a quiet moment if one comes in time, whatever its age."""
-        self._hard = min(self.age, self._hard) if self._hard is not None else self.age
+        soon = max(self.age, LEAST)
+        self._hard = soon if self._hard is None else min(soon, self._hard)
         self._wait = min(self._wait, PROBE_WAIT)
 
     def answered(self) -> None:

@@ -112,10 +112,17 @@ def test_to_be_asked_ends_it_within_a_second() -> None:
         assert end.in_speech
 
 
+def test_asked_too_early_it_lasts_long_enough_for_a_word_to_be_heard() -> None:
+    clock = Clock()
+    end = StreamEnd(RATE, None, clock)
+    end.ask()
+    assert played(end, clock, voice(10)) == pytest.approx(5, abs=0.11)
+
+
 def test_asked_in_a_pause_it_ends_there() -> None:
     clock = Clock()
     end = StreamEnd(RATE, None, clock)
-    assert played(end, clock, voice(1)) is None
+    assert played(end, clock, voice(5)) is None
     end.ask()
     assert played(end, clock, voice(0.3) + quiet(0.3)) == pytest.approx(0.3 + 0.13, abs=0.05)
     assert not end.in_speech
