@@ -172,11 +172,9 @@ class AudioReader:
         self._wake()
 
     def finish_soon(self) -> None:
-        """End this stream in a quiet moment, or shortly where the backend stands."""
+        """End this stream in a quiet moment, or a little later where the backend stands."""
         if self.end is not None:
             self.end.ask()
-        else:
-            self.finish()
 
     def detach(self) -> None:
         """Give nothing more; the stream is abandoned."""
@@ -207,6 +205,12 @@ class AudioReader:
                     return pcm
                 continue  # the stream ends before this chunk
             if buffer.closed:
+                self.ended = True
+                raise StopAsyncIteration
+            if buffer.full and not self.flush_marks:
+                # No audio can come before a final makes room, and the end of the stream brings one.
+                if self.end is not None:
+                    self.end.in_speech = True  # perhaps: nobody looked
                 self.ended = True
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()

@@ -106,17 +106,11 @@ class BackendStream:
         self._watch_handle: asyncio.TimerHandle
 
     def make_room(self) -> None:
-        """The replay buffer is nearly full and no final came: ask for one, or end the stream so that it gives one."""
+        """The replay buffer is nearly full and no final came: ask for one, or end the stream so that it does."""
         if self._engine.capabilities.flush:
             self._buffer.flush()
-        elif self._buffer.unread > NEARLY_ALL * self._rate or not self.reader.reading:
-            pass  # it is still being given what was held, and may answer yet
-        elif not self._buffer.full:
+        elif self._buffer.unread < NEARLY_ALL * self._rate:  # else it is still being given what was held
             self.reader.finish_soon()
-        elif not self._buffer.unread:
-            if self._end is not None:
-                self._end.in_speech = True  # perhaps: nobody looked
-            self.reader.finish()
 
     async def run(self, config: RecognitionConfig) -> None:
         """Recognize until the stream has ended and all that it was given is final, or until renewing it is due.
@@ -210,9 +204,7 @@ class BackendStream:
         now = self._loop.time()
         reader = self.reader
         if reader.reading:
-            if self._buffer.full and not self._buffer.unread:
-                self.make_room()
-            elif self._idle(now):
+            if self._idle(now):
                 reader.finish()
             elif self._mute(now) and not self._asked:
                 self._asked = True
