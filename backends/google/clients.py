@@ -33,9 +33,11 @@ class Account:
         Raises:
             BackendError: there are none, or no project is known; the text says what would help.
         """
+        self.credentials: Any
+        found: str | None = None
         if options.address.loopback:
             # No token leaves in clear text, and an emulator wants none.
-            self.credentials, found = AnonymousCredentials(), None  # type: ignore[no-untyped-call]
+            self.credentials = AnonymousCredentials()  # type: ignore[no-untyped-call]
         else:
             self.credentials, found = _find(options)
         project = options.project or options.recognizer_project or found

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 import grpc
 
-from backends.base import BlockingBackend, Capabilities, RecognitionConfig, Result
+from backends.base import BlockingBackend, Capabilities, RecognitionConfig, Result, StreamCancelled
 from backends.google import clients
 from backends.google.api import METADATA, messages
 from backends.google.errors import translate
@@ -88,7 +88,7 @@ class _Stream:
         self._transcript = transcript
         self._call: Any = None
         self._half_closed = False
-        self._failure: BaseException | None = None  # what the audio iterator raised
+        self._failure: Exception | None = None  # what the audio iterator raised
         self._over = threading.Event()
         # What is read aside: a response, _END or an exception; and _CLAIM, one at most.
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -98,6 +98,10 @@ class _Stream:
 
     def start(self, first: Any, chunk: bytes, audio: Iterator[bytes]) -> None:
         """Open the call; gRPC takes the requests from now on."""
+        # The bridge's iterator says when it is cancelled. gRPC's thread would not see it while it waits for a
+        # connection, or for a server that takes nothing.
+        if on_cancel := getattr(audio, "on_cancel", None):
+            on_cancel(lambda: self._fail(StreamCancelled()))
         self._call = self._client.transport.streaming_recognize(
             self._requests(first, chunk, audio), timeout=self._service.deadline, metadata=METADATA
         )
@@ -131,6 +135,12 @@ class _Stream:
             self._call.cancel()
         if self._helper is not None:
             self._helper.join(JOIN_SECONDS)
+
+    def _fail(self, failure: Exception) -> None:
+        """Give up for a reason that lies in the audio iterator. Called from any thread."""
+        self._failure = self._failure or failure
+        if self._call is not None:
+            self._call.cancel()
 
     def _next(self) -> Generator[Result, None, Any]:
         """Wait for the next response, or _END. While there is only silence to answer, yield claims meanwhile.
@@ -174,8 +184,6 @@ class _Stream:
             try:
                 chunk = next(audio, None)
             except Exception as exc:  # noqa: BLE001 - handed on, and raised by `results`
-                self._failure = exc
-                if self._call is not None:
-                    self._call.cancel()
+                self._fail(exc)
                 return
         self._half_closed = True

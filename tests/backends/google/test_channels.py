@@ -12,7 +12,12 @@ from backends.google.channels import Pool, channel_options
 
 def test_the_81st_stream_opens_a_second_channel() -> None:
     made: list[int] = []
-    pool = Pool(lambda i: made.append(i) or i, streams_per_connection=80, max_streams=300)
+
+    def make(index: int) -> int:
+        made.append(index)
+        return index
+
+    pool = Pool(make, streams_per_connection=80, max_streams=300)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(pool.lease()) for _ in range(80)]
         assert set(clients) == {0}

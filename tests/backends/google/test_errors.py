@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import google.auth.exceptions
+from typing import Any
+
 import grpc
 import pytest
-from google.api_core import exceptions
+from google.api_core import exceptions as api_exceptions
+from google.auth import exceptions as auth_exceptions
 
 from backends.base import BackendError, Fault
 from backends.google.errors import MASKED, from_code, from_status, translate
 
 S = grpc.StatusCode
+API: Any = api_exceptions  # their constructors have no types
+AUTH: Any = auth_exceptions
 RETRY = (Fault.ENGINE, True)
 CLIENT = (Fault.CLIENT, False)
 OPERATOR = (Fault.OPERATOR, False)
@@ -94,8 +98,8 @@ def test_no_text_at_all() -> None:
 
 def test_the_same_http_number_is_not_the_same_status() -> None:
     """OUT_OF_RANGE and INVALID_ARGUMENT are both 400 to api-core."""
-    limit = exceptions.OutOfRange("Exceeded maximum allowed stream duration of 305 seconds.")
-    refused = exceptions.InvalidArgument("bad config")
+    limit = API.OutOfRange("Exceeded maximum allowed stream duration of 305 seconds.")
+    refused = API.InvalidArgument("bad config")
     assert limit.code == refused.code
     assert translate(limit).code == "stream_limit"
     assert translate(refused).code == "rejected"
@@ -104,10 +108,10 @@ def test_the_same_http_number_is_not_the_same_status() -> None:
 @pytest.mark.parametrize(
     ("raised", "code", "fate"),
     [
-        (google.auth.exceptions.RefreshError("invalid_grant"), "unauthenticated", OPERATOR),
-        (google.auth.exceptions.RefreshError("503", retryable=True), "unavailable", RETRY),
-        (google.auth.exceptions.TransportError("no route"), "unavailable", RETRY),
-        (google.auth.exceptions.DefaultCredentialsError("none"), "unauthenticated", OPERATOR),
+        (AUTH.RefreshError("invalid_grant"), "unauthenticated", OPERATOR),
+        (AUTH.RefreshError("503", retryable=True), "unavailable", RETRY),
+        (AUTH.TransportError("no route"), "unavailable", RETRY),
+        (AUTH.DefaultCredentialsError("none"), "unauthenticated", OPERATOR),
         (ZeroDivisionError(), "failed", RETRY),
     ],
 )

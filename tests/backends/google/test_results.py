@@ -52,7 +52,7 @@ def response(version: str, *results: dict[str, Any], **fields: Any) -> Any:
 
 
 def final(text: str, end: float, *words: tuple[str, float, float], **fields: Any) -> dict[str, Any]:
-    alternative: dict[str, Any] = {"transcript": text, "confidence": 0.9}
+    alternative: dict[str, Any] = {"transcript": text, "confidence": 0.875}
     alternative["words"] = [{"word": w, "startTime": f"{a:.3f}s", "endTime": f"{b:.3f}s"} for w, a, b in words]
     return {"alternatives": [alternative], "isFinal": True, "resultEndTime": f"{end:.3f}s", **fields}
 
@@ -71,7 +71,7 @@ def test_a_final_with_words(version: str) -> None:
         0.2,
         1.2,
         (Word("hello", 0.2, 0.5), Word("world", 0.6, 1.1)),
-        confidence=pytest.approx(0.9),
+        confidence=0.875,
         language="en-us",
     )
 
