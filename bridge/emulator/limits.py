@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits; durations in seconds. The defaults are the real ones, as far as they are known.
+    """The limits; durations in seconds. The defaults are the real ones, as far as they are known, but for the pace.
 
     `stream_seconds` holds for a stream's age and for its audio, whichever comes first; None: the API's own (v1: 305,
-    v2: 300). `pace_seconds` is how much audio may come at once, `pace_rate` how many seconds of audio a second may
-    come after that; 0 seconds: as fast as the network carries it.
+    v2: 300). `pace_seconds` is how far audio may run ahead of `pace_rate`, seconds of audio a second; 0, for tests
+    that send as fast as they can: any pace.
     """
 
     stream_seconds: float | None = None
     audio_timeout: float = 10.0
     message_bytes: int = 25_600
-    pace_seconds: float = 30.0
+    pace_seconds: float = 0.0
     pace_rate: float = 3.0
     max_streams: int = 300
     requests_per_minute: int = 3_000

@@ -40,8 +40,6 @@ class EmulatorConfig:
     environment); `words` reads marker audio (see `backends.scripted`); `echo` answers each message with the number
     of bytes received. `token` is the one that callers need, `deny` refuses them all. `location`: the only one that
     v2 recognizers may have. `speed`: how many times faster than the wall its clocks run.
-
-    In a process the pace of audio is not limited by default: tests send it as fast as they can.
     """
 
     host: str = "127.0.0.1"
@@ -49,7 +47,7 @@ class EmulatorConfig:
     mode: Mode = "words"
     backend: str = "pocketsphinx"
     env: Mapping[str, str] | None = None
-    limits: Limits = field(default_factory=lambda: Limits(pace_seconds=0))
+    limits: Limits = field(default_factory=Limits)
     plan: Plan = field(default_factory=Plan)
     token: str | None = None
     deny: bool = False
@@ -98,7 +96,8 @@ class Emulator:
                 # Without it a second server would share the port instead of being told that it is taken.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_concurrent_streams", self.config.limits.streams_per_connection),
-                # Google's service takes pings that often; gRPC's default would end the connection.
+                # How often Google lets a client ping is not known. gRPC's own rule, once in five minutes, would
+                # end the connections of clients that keep them alive.
                 ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
                 ("grpc.keepalive_permit_without_calls", 1),
             ]

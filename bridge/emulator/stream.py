@@ -82,6 +82,9 @@ class Stream:
         except BackendError as exc:
             log.warning("stream %d: the backend failed: %s", self._number, exc)
             self.status = _status_of(exc)
+        except Exception:  # a mistake of the emulator's own: gRPC logs it, and says UNKNOWN to the client
+            self.status = Status(Code.UNKNOWN)
+            raise
         finally:
             for timer in self._timers:
                 timer.cancel()

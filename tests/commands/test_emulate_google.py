@@ -240,7 +240,7 @@ def test_every_option_is_listed() -> None:
 
 def test_commands_of_the_page_are_understood() -> None:
     found = re.findall(r"^    stt-bridge (emulate-google.*)$", page("emulator.md"), re.MULTILINE)
-    assert len(found) == 3
+    assert len(found) == 4
     for line in found:
         make_parser().parse_args(line.split())
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 import uvloop
 
 from backends.scripted import marker_audio
-from bridge.emulator.limits import Limits
-from bridge.emulator.server import EmulatorConfig, check, emulating
+from bridge.emulator.api import Api, Asked
+from bridge.emulator.server import Emulator, EmulatorConfig, check, emulating
 from bridge.settings import SettingsError
 from tests.emulator.harness import LIMIT, V1, Client, blocking_channel, open_channel
 
@@ -74,10 +76,7 @@ async def test_killed_and_back(client: Client) -> None:
 
 
 async def test_frozen_and_thawed(client: Client) -> None:
-    async with (
-        emulating(EmulatorConfig(limits=Limits(pace_seconds=0))) as emulator,
-        client.call(emulator.address) as call,
-    ):
+    async with emulating() as emulator, client.call(emulator.address) as call:
         await call.send(client.config())
         await emulator.stats.until(lambda stats: len(stats.configs) == 1)
         emulator.freeze()
@@ -171,3 +170,22 @@ def test_certificates_are_looked_at(tmp_path: Path, certificate: tuple[Path, Pat
     for pair in ((cert, bad), (bad, key), (tmp_path / "missing.pem", key)):
         with pytest.raises(SettingsError, match="should hold a certificate chain"):
             check(EmulatorConfig(tls_cert=pair[0], tls_key=pair[1]), insecure=False)
+
+
+async def test_a_mistake_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    """It is not taken for a client that left."""
+
+    async def broken(api: Api, asked: Asked, audio: AsyncGenerator[bytes, None]) -> AsyncGenerator[Any, None]:
+        raise ZeroDivisionError
+        yield
+
+    emulator = Emulator(EmulatorConfig(), broken)
+    await emulator.start()
+    try:
+        code, _ = await V1.refused(emulator.address, V1.config())
+        assert code == "UNKNOWN"
+        await emulator.stats.until(lambda stats: stats.open == 0)
+        assert [stream.status for stream in emulator.stats.ended] == ["UNKNOWN"]
+    finally:
+        await emulator.kill()
+    assert "ZeroDivisionError" in caplog.text

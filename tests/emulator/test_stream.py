@@ -36,7 +36,7 @@ AUDIO_TIMEOUT = {
 
 
 def limited(*, speed: float = 1.0, **limits: Any) -> EmulatorConfig:
-    return EmulatorConfig(limits=Limits(**{"pace_seconds": 0} | limits), speed=speed)
+    return EmulatorConfig(limits=Limits(**limits), speed=speed)
 
 
 # Order
