@@ -59,6 +59,7 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._heard = self._began  # when the last message came
+        self._reading = False  # a slow recognizer leaves messages waiting: that is no silence of the client's
         self._received = 0  # bytes of audio
         self._rate = 0  # bytes of audio a second; 0: no config yet
         self._half_closed = False
@@ -172,7 +173,9 @@ class Stream:
 
     async def _message(self) -> Any | None:
         """The next request; None at the end. Nothing is read while the server is frozen."""
+        self._reading = True
         message = await self._context.read()
+        self._reading = False
         if not self._house.running.is_set():
             await self._house.running.wait()
         if message is grpc.aio.EOF:
@@ -208,13 +211,14 @@ class Stream:
 
     def _look_for_audio(self) -> None:
         """One timer a stream that asks when the last message came: cheaper than one a message."""
-        due = self._heard + self._limits.audio_timeout / self._house.speed
+        allowed = self._limits.audio_timeout / self._house.speed
+        silent = self._loop.time() - self._heard if self._reading else 0.0
         if self._half_closed:
             return
-        if due <= self._loop.time():
+        if silent >= allowed:
             self._end_by_clock(self._api.audio_timeout)
         else:
-            self._timers[1] = self._loop.call_at(due, self._look_for_audio)
+            self._timers[1] = self._loop.call_later(allowed - silent, self._look_for_audio)
 
     def _end_by_clock(self, status: Status) -> None:
         if not self._frozen:

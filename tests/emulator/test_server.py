@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import uvloop
 from backends.scripted import marker_audio
 from bridge.emulator.api import Api, Asked
 from bridge.emulator.server import Emulator, EmulatorConfig, check, emulating
+from bridge.emulator.speech import Recognizer
 from bridge.settings import SettingsError
 from tests.emulator.harness import LIMIT, V1, Client, blocking_channel, open_channel
 
@@ -23,6 +25,17 @@ DENIED = {
     "v1": "The caller does not have permission",
     "v2": "Permission 'speech.recognizers.recognize' denied on resource (or it may not exist).",
 }
+
+
+@contextlib.asynccontextmanager
+async def serving(config: EmulatorConfig, recognizer: Recognizer) -> AsyncIterator[Emulator]:
+    """An emulator with a recognizer of the test's own."""
+    emulator = Emulator(config, recognizer)
+    await emulator.start()
+    try:
+        yield emulator
+    finally:
+        await emulator.kill()
 
 
 async def test_a_token(client: Client) -> None:
@@ -176,16 +189,24 @@ async def test_a_mistake_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     """It is not taken for a client that left."""
 
     async def broken(api: Api, asked: Asked, audio: AsyncGenerator[bytes, None]) -> AsyncGenerator[Any, None]:
-        raise ZeroDivisionError
+        if asked:
+            raise ZeroDivisionError
         yield
 
-    emulator = Emulator(EmulatorConfig(), broken)
-    await emulator.start()
-    try:
+    async with serving(EmulatorConfig(), broken) as emulator:
         code, _ = await V1.refused(emulator.address, V1.config())
         assert code == "UNKNOWN"
         await emulator.stats.until(lambda stats: stats.open == 0)
         assert [stream.status for stream in emulator.stats.ended] == ["UNKNOWN"]
-    finally:
-        await emulator.kill()
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_slow_recognizer_is_not_taken_for_a_silent_client() -> None:
+    async def slow(api: Api, asked: Asked, audio: AsyncGenerator[bytes, None]) -> AsyncGenerator[Any, None]:
+        await asyncio.sleep(0.25)
+        assert [len(chunk) async for chunk in audio] == [3_200] * 3
+        yield api.response()
+
+    async with serving(EmulatorConfig(speed=100), slow) as emulator:  # the audio timeout: 0.1 s
+        heard = await V1.converse(emulator.address, [V1.config(), *V1.audio(bytes(9_600))])
+        assert heard.status == ("OK", "")
