@@ -113,7 +113,8 @@ class _Stream:
         self._transcript = transcript
         self._half_closed = False
         self._claiming = False
-        # Responses (None: time for a claim), then the end of the call or what ended it.
+        self._failure: Exception | None = None  # what the audio iterator raised
+        # Responses (None: time for a claim), then EOF or what ended the call.
         self._inbox: asyncio.Queue[Any] = asyncio.Queue(INBOX)
         self._call = client.transport.streaming_recognize(timeout=service.deadline, metadata=METADATA)
         self._tasks: list[asyncio.Task[None]] = []
@@ -130,17 +131,18 @@ class _Stream:
 
         Raises:
             BackendError: the call's status.
+            Exception: whatever the audio iterator raised.
         """
         item = await self._inbox.get()
         if item is grpc.aio.EOF:
+            if self._failure is not None:
+                raise self._failure
             return None
         if item is None:
             self._claiming = False
             return self._transcript.claim()
-        if isinstance(item, grpc.RpcError):
+        if isinstance(item, BaseException):
             raise translate(item) from item
-        if isinstance(item, Exception):
-            raise item
         self.answered = True
         return self._transcript.take(type(item).pb(item))
 
@@ -160,12 +162,11 @@ class _Stream:
             while (response := await self._call.read()) is not grpc.aio.EOF:
                 await self._inbox.put(response)
             await self._inbox.put(response)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as exc:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # The call was cancelled on this side, but not by `close`: the channel is gone.
-            await self._inbox.put(BackendError("the connection was closed", code="cancelled", retryable=True))
+            await self._inbox.put(exc)  # not this task was cancelled but the call: its channel was closed
         except Exception as exc:  # noqa: BLE001 - handed on, and raised by `next`
             await self._inbox.put(exc)
 
@@ -189,7 +190,8 @@ class _Stream:
                 except StopAsyncIteration:
                     break
                 except Exception as exc:  # noqa: BLE001 - handed on, and raised by `next`
-                    await self._inbox.put(exc)
+                    self._failure = exc
+                    await self._inbox.put(grpc.aio.EOF)
                     return
             self._half_closed = True
             await self._call.done_writing()

@@ -6,6 +6,7 @@ are both 400 there. Where one status has several meanings, a text tells them apa
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,6 +87,8 @@ def translate(error: BaseException) -> BackendError:
     match error:
         case BackendError():
             return error
+        case asyncio.CancelledError():  # of a call that nobody cancelled but its channel
+            return BackendError("the connection was closed on this side", code="cancelled", retryable=True)
         case GoogleAPICallError():
             return from_status(error.grpc_status_code or grpc.StatusCode.UNKNOWN, error.message)
         case grpc.RpcError():
@@ -93,9 +96,9 @@ def translate(error: BaseException) -> BackendError:
             return from_status(call.code() or grpc.StatusCode.UNKNOWN, call.details())
         case GoogleAuthError():
             # A refresh fails for a while (the network, the token server), or for good (the key was revoked).
-            if error.retryable or isinstance(error, TransportError):
-                return _error(_UNAVAILABLE, "the credentials cannot be renewed just now")
-            return _error(_UNAUTHENTICATED, "the credentials are refused")
+            passing = error.retryable or isinstance(error, TransportError)
+            text = f"the credentials cannot be renewed ({type(error).__name__})"
+            return _error(_UNAVAILABLE if passing else _UNAUTHENTICATED, text)
     return BackendError(f"{type(error).__name__} in the client library", code="failed", retryable=True)
 
 

@@ -90,8 +90,9 @@ class Transcript:
 
     def claim(self) -> Iterator[Result]:
         """A final without text for quiet audio, if there is enough of it."""
-        if self.claimable:
-            yield self._close(self.seconds - CLAIM_MARGIN)
+        seconds = self.seconds  # read once, and first: a thread may be sending speech by now
+        if seconds - self._covered >= CLAIM_SECONDS and self.quiet:
+            yield self._close(seconds - CLAIM_MARGIN)
 
     def rest(self) -> Iterator[Result]:
         """The last final, once Google has said everything: what it says nothing about holds no speech.

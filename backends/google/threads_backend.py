@@ -153,6 +153,7 @@ class _Stream:
         self._waiting = True
         self._helper = threading.Thread(target=self._read_aside, name="google-reader", daemon=True)
         self._helper.start()
+        yield from self._transcript.claim()  # what was sent before `_waiting` was set wakes nobody
         while (item := self._inbox.get()) is _CLAIM:
             self._claiming = False
             yield from self._transcript.claim()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -112,10 +113,11 @@ def test_the_same_http_number_is_not_the_same_status() -> None:
         (AUTH.RefreshError("503", retryable=True), "unavailable", RETRY),
         (AUTH.TransportError("no route"), "unavailable", RETRY),
         (AUTH.DefaultCredentialsError("none"), "unauthenticated", OPERATOR),
+        (asyncio.CancelledError(), "cancelled", RETRY),
         (ZeroDivisionError(), "failed", RETRY),
     ],
 )
-def test_other_exceptions(raised: Exception, code: str, fate: tuple[Fault, bool]) -> None:
+def test_other_exceptions(raised: BaseException, code: str, fate: tuple[Fault, bool]) -> None:
     error = translate(raised)
     assert (error.code, (error.fault, error.retryable)) == (code, fate)
 
