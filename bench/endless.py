@@ -36,8 +36,8 @@ from bridge.protocols.native import ClosedMessage, FinalMessage
 
 RATE: Final = 16_000
 FRAME_SECONDS: Final = 0.4
-DIFFERENT_WORDS: Final = 30_000
-"""A sample has no room for more; then they begin again."""
+DIFFERENT_WORDS: Final = 8_000
+"""Then they begin again: with more, the step back in level would be a quiet moment, 20 dB below what came before."""
 TOLERANCE: Final = 0.2
 """Seconds that a word's time may be off."""
 _BANNER: Final = re.compile(r"stream\s+(ws://\S+)")
@@ -108,6 +108,14 @@ class Spoken:
             "misplaced": misplaced,
             "backwards": sum(b < a - 1e-6 for a, b in itertools.pairwise(times)),
         }
+
+    def first_difference(self) -> dict[str, object] | None:
+        """Where what was heard first differs from what was said."""
+        for i, ((word, at), (heard, _, _)) in enumerate(zip(self.expected, self.heard, strict=False)):
+            if word != heard:
+                around = [f"{w} {s:.3f}-{e:.3f}" for w, s, e in self.heard[max(0, i - 2) : i + 4]]
+                return {"kind": self.kind.name, "said": f"{word} {at:.3f}", "heard": around}
+        return None
 
 
 async def speak(client: Client, spoken: Spoken, speed: float) -> None:
@@ -245,6 +253,7 @@ def report(
         "words": sum(len(s.expected) for s in spoken),
         **dict(faults),
         "kinds": {name: dict(count) for name, count in kinds.items()},
+        "differences": [d for s in spoken if (d := s.first_difference())],
         "streams": emulator.stats.opened,
         "stream_ends": dict(Counter(s.status for s in emulator.stats.ended)),
         "longest_stream_seconds": round(max(s.audio_seconds for s in emulator.stats.ended), 1),
