@@ -188,7 +188,10 @@ class AsyncBackend(Backend):
 class BlockingBackend(Backend):
     """An engine that blocks: the bridge runs each stream on a thread of a bounded pool.
 
-    `audio` blocks until there is audio and raises `StreamCancelled` when the session is gone: let it pass.
+    `audio` blocks until there is audio and raises `StreamCancelled` when the session is gone: let it pass. An engine
+    that waits elsewhere as well can be freed there, too: the bridge's iterator has `on_cancel(callback)`, whose
+    callback is called once the session is gone, at once if it is already, on whichever thread notices; it must not
+    wait.
     """
 
     def load(self) -> None:

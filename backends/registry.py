@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Final
 
-from backends.base import AsyncBackend, Backend, BackendError, BlockingBackend, Fault
+from backends.base import AsyncBackend, BackendError, BlockingBackend, Fault
 
 GROUP: Final = "stt_bridge.backends"
 
@@ -89,11 +89,6 @@ def load_class(name: str) -> type[AsyncBackend | BlockingBackend]:
             fault=Fault.OPERATOR,
         )
     return loaded
-
-
-def load_classes() -> dict[str, type[Backend]]:
-    """The classes of every engine that can be loaded here, by name."""
-    return {name: load_class(name) for name in names() if probe(name).available}
 
 
 def _installed(module: str) -> bool:

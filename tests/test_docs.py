@@ -25,8 +25,9 @@ from bridge.client import SessionError, connect
 from bridge.observe import logs
 from bridge.observe.metrics import Metrics
 from bridge.protocols.native import ClosedMessage, FinalMessage, StartMessage
-from bridge.settings import Settings
+from bridge.settings import Settings, option_prefix
 from bridge.transports.websocket_protocol import SMALL_MESSAGE, WAITING_MESSAGES, WRITE_HIGH_WATER
+from tests import render_configuration
 from tests.docs import ROOT, blocks, code, page, section, tables
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -79,9 +80,9 @@ def test_files_named_exist(path: Path) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.name))
 def test_variables_named_exist(path: Path) -> None:
     known = {f"STT_{name.upper()}" for name in Settings.model_fields} | {"STT_API_KEY", "STT_LOUDNESS_THRESHOLD"}
-    for engine in ("pocketsphinx", "scripted", "scripted-threads"):
-        prefix = f"STT_{engine.upper().replace('-', '_')}_"
-        options: Any = registry.load_class(engine).Options
+    for engine in map(registry.load_class, render_configuration.CLASSES):
+        prefix = option_prefix(engine.settings_name())
+        options: Any = engine.Options
         known |= {prefix, *(prefix + field.name.upper() for field in dataclasses.fields(options))}
     named = set(re.findall(r"STT_[A-Z_]+", path.read_text())) - {"STT_", "STT_POCKETSPHINX_STREEMS"}
     assert named <= known

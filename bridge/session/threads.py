@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -101,6 +101,7 @@ class _Feed(Iterator[bytes]):
         self._changed = threading.Condition()
         self._space = asyncio.Event()
         self._closed = False
+        self._on_cancel: Callable[[], None] | None = None
 
     def __next__(self) -> bytes:
         with self._changed:
@@ -137,8 +138,19 @@ class _Feed(Iterator[bytes]):
                 self._space.clear()
             await self._space.wait()
 
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Have this called when the stream is cancelled; at once if it is already."""
+        with self._changed:
+            if not self.cancelled.is_set():
+                self._on_cancel = callback
+                return
+        callback()
+
     def cancel(self) -> None:
         """Free the thread if it waits, and let it find out otherwise."""
         with self._changed:
             self.cancelled.set()
             self._changed.notify()
+            callback, self._on_cancel = self._on_cancel, None
+        if callback is not None:
+            callback()

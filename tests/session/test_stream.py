@@ -139,7 +139,8 @@ async def test_a_healthy_stream_that_hears_no_words_in_noise_is_asked_ever_less(
     async def deaf(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
         async for _ in audio:
             pass
-        for result in ():
+        nothing: list[Result] = []
+        for result in nothing:
             yield result
 
     engine = FunctionEngine(deaf, answer_seconds=0.1)

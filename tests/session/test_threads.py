@@ -7,7 +7,7 @@ import contextlib
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -131,6 +131,31 @@ async def test_closing_frees_a_thread_that_waits_for_audio_at_once() -> None:
     await stream.aclose()
     await ended(backend)
     assert isinstance(backend.error, StreamCancelled)
+    await bridge.close()
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_an_engine_that_waits_elsewhere_is_told(late: bool) -> None:
+    gone = threading.Event()
+
+    def waits(audio: Any) -> Iterator[Result]:
+        next(audio)
+        yield final("waiting")
+        if not late:
+            audio.on_cancel(gone.set)
+        else:
+            audio.cancelled.wait(5)
+            audio.on_cancel(gone.set)  # too late to be called later: called at once
+        if gone.wait(5):
+            raise StreamCancelled
+
+    backend = Blocking(waits)
+    bridge = ThreadBridge(backend, 1)
+    stream = bridge.recognize(RecognitionConfig(), endless())
+    await anext(stream)
+    await stream.aclose()
+    await ended(backend)
+    assert gone.is_set()
     await bridge.close()
 
 
