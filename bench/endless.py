@@ -241,7 +241,7 @@ def report(
         faults.update(found)
         kind = kinds.setdefault(one.kind.name, Counter())
         kind.update(sessions=1, words=len(one.expected), finals=one.finals, **found)
-    quarter = len(memory) // 4
+    twelfth = max(1, -(-len(memory) // 12))
     return {
         "engine": f"{args.engine} {args.api}",
         "sessions": args.sessions,
@@ -259,10 +259,7 @@ def report(
         "longest_stream_seconds": round(max(s.audio_seconds for s in emulator.stats.ended), 1),
         "largest_message_bytes": emulator.stats.largest_audio,
         "streams_left": emulator.stats.open,
-        "memory_mb": {
-            "first_quarter": max(memory[:quarter], default=0),
-            "last_quarter": max(memory[-quarter:], default=0),
-        },
+        "memory_mb": [max(memory[i : i + twelfth]) for i in range(0, len(memory), twelfth)],
         "client_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "python": platform.python_version(),
         "load_after": os.getloadavg()[0],
