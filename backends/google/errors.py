@@ -68,8 +68,10 @@ _BY_TEXT: Final[tuple[tuple[tuple[grpc.StatusCode, ...], re.Pattern[str], Meanin
         Meaning("audio_timeout"),
     ),
     (_ENDINGS, re.compile(r"too (fast|slow)|real time", re.IGNORECASE), Meaning("pace")),
-    (_REFUSAL, re.compile(r"following locations|resource location|in the location", re.IGNORECASE), _MISCONFIGURED),
+    (_REFUSAL, re.compile(r"following locations|resource location", re.IGNORECASE), _MISCONFIGURED),
+    # Before the location: "The language … is not supported by the model … in the location named …".
     (_REFUSAL, re.compile(r"language", re.IGNORECASE), Meaning("language", Fault.CLIENT, retryable=False)),
+    (_REFUSAL, re.compile(r"in the location", re.IGNORECASE), _MISCONFIGURED),
     # gRPC reports whatever the credentials' plugin raised as UNAVAILABLE; these will not go away by themselves.
     (
         (grpc.StatusCode.UNAVAILABLE,),

@@ -33,7 +33,9 @@ QUIET: Final = (0.2, 0.04)
 """Seconds of quiet asked for at first and at last. The closure of a stop consonant lasts 0.05 to 0.1 s, so that the
 shortest is taken only when nothing better comes."""
 PIECE: Final = 0.4
-"""Seconds of audio in one piece: what is given can still be decided upon, so a huge chunk is not given at once."""
+PIECE_SHARE: Final = 0.04
+"""Seconds of audio in one piece: what is given can still be decided upon, so a huge chunk is not given at once. And
+the most of a longest stream in one: `HARD`, the wait and the last piece stay within it, however short it is."""
 
 
 class StreamEnd:
@@ -46,7 +48,7 @@ class StreamEnd:
         """When the stream was first given what may be speech since its last result; None: it owes no answer."""
         self.unanswered_voice = 0.0
         """Seconds of such audio since."""
-        self.piece = round(PIECE * rate)
+        self.piece = round((PIECE if max_seconds is None else min(PIECE, PIECE_SHARE * max_seconds)) * rate)
         self._rate = rate
         self._clock = clock
         self._loudness = Loudness(rate)
