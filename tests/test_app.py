@@ -64,7 +64,7 @@ def test_strangers_are_served_only_on_purpose(host: str, keys: tuple[str, ...], 
 
 
 def test_an_unknown_backend_is_named_with_those_there_are() -> None:
-    with pytest.raises(SettingsError, match=r"STT_BACKEND: 'nope' is not one of google, google-threads, pocketsphinx, "):
+    with pytest.raises(SettingsError, match=r"STT_BACKEND: 'nope' is not one of google, .*pocketsphinx, "):
         make_engine(settings(backend="nope"), {})
 
 

@@ -1,4 +1,4 @@
-"""`google`: the asynchronous driver. One gRPC stream for each `recognize`; a writer and a reader task of its own.
+"""`google`: the asynchronous driver. One gRPC stream for each `recognize`, with a task of its own that writes.
 
 The stub is called instead of the client's method, for two reasons. The method returns only when the connection is
 up, and a cancellation before that leaves the call running. And v1's method retries with audio that is already used up.
@@ -22,8 +22,6 @@ from backends.google.pacing import Pacer
 from backends.google.results import Transcript
 from backends.google.service import Service, capabilities
 
-INBOX: Final = 16
-"""Responses taken from gRPC and not yet read by the session; behind them, gRPC's flow control slows the server."""
 PROBE_SECONDS: Final = (1.0, 0.3)
 """How long a probe waits for a refusal: in general, and from this machine."""
 
@@ -105,26 +103,22 @@ async def _ask(call: Any, first: Any) -> None:
 
 
 class _Stream:
-    """One call: a task writes, a task reads, and `next` hands on what comes from both."""
+    """One call: a task writes, and `next` reads. One task more reads while the audio is quiet, see `_response`."""
 
     def __init__(self, service: Service, client: Any, transcript: Transcript) -> None:
         self.answered = False
         self._service = service
         self._transcript = transcript
         self._half_closed = False
-        self._claiming = False
         self._failure: Exception | None = None  # what the audio iterator raised
-        # Responses (None: time for a claim), then EOF or what ended the call.
-        self._inbox: asyncio.Queue[Any] = asyncio.Queue(INBOX)
+        self._news = asyncio.Event()  # in quiet: there is a response, or time for a claim
         self._call = client.transport.streaming_recognize(timeout=service.deadline, metadata=METADATA)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[Any] | None = None
 
     def start(self, first: Any, chunk: bytes, audio: AsyncIterator[bytes]) -> None:
         """Send the first request, the chunk and the rest of the audio from now on."""
-        self._tasks = [
-            asyncio.create_task(self._write(first, chunk, audio), name="google-writer"),
-            asyncio.create_task(self._read(), name="google-reader"),
-        ]
+        self._writing = asyncio.create_task(self._write(first, chunk, audio), name="google-writer")
 
     async def next(self) -> Iterator[Result] | None:
         """Wait until there is something to hear; None: Google has ended the stream.
@@ -133,42 +127,52 @@ class _Stream:
             BackendError: the call's status.
             Exception: whatever the audio iterator raised.
         """
-        item = await self._inbox.get()
-        if item is grpc.aio.EOF:
-            if self._failure is not None:
-                raise self._failure
+        try:
+            response = await self._response()
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not this task was cancelled but the call: by `_write`, or because its channel was closed.
+            raise self._failure or translate(exc) from exc
+        except Exception as exc:
+            raise self._failure or translate(exc) from exc
+        if response is grpc.aio.EOF:
             return None
-        if item is None:
-            self._claiming = False
+        if response is None:
             return self._transcript.claim()
-        if isinstance(item, BaseException):
-            raise translate(item) from item
         self.answered = True
-        return self._transcript.take(type(item).pb(item))
+        return self._transcript.take(type(response).pb(response))
+
+    async def _response(self) -> Any:
+        """The next response, or EOF; None: time for a claim.
+
+        In quiet audio either may come first, so a task of its own reads. Elsewhere there is nothing to claim before
+        Google has answered, and a task would cost every result a round of the event loop.
+        """
+        if self._reading is None:
+            if not self._transcript.quiet:
+                return await self._call.read()
+            self._reading = asyncio.create_task(self._call.read(), name="google-reader")
+            self._reading.add_done_callback(lambda _: self._news.set())
+        await self._news.wait()
+        self._news.clear()
+        if not self._reading.done():
+            return None
+        reading, self._reading = self._reading, None
+        return reading.result()
 
     def rest(self) -> Iterator[Result]:
         """What is left to say when Google has ended the stream: nothing if that was before the audio ended."""
         return self._transcript.rest() if self._half_closed else iter(())
 
     async def close(self) -> None:
-        """End the call if it runs, and both tasks."""
+        """End the call if it runs, and its tasks."""
         self._call.cancel()
-        for task in self._tasks:
+        tasks = [task for task in (self._writing, self._reading) if task is not None]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _read(self) -> None:
-        try:
-            while (response := await self._call.read()) is not grpc.aio.EOF:
-                await self._inbox.put(response)
-            await self._inbox.put(response)
-        except asyncio.CancelledError as exc:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            await self._inbox.put(exc)  # not this task was cancelled but the call: its channel was closed
-        except Exception as exc:  # noqa: BLE001 - handed on, and raised by `next`
-            await self._inbox.put(exc)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _write(self, first: Any, chunk: bytes, audio: AsyncIterator[bytes]) -> None:
         options, transcript = self._service.options, self._transcript
@@ -184,22 +188,16 @@ class _Stream:
                     transcript.sent(piece)
                     await self._call.write(self._service.api.audio_request(piece))
                 if transcript.claimable:
-                    self._wake()
+                    self._news.set()
                 try:
                     chunk = await anext(audio)
                 except StopAsyncIteration:
                     break
                 except Exception as exc:  # noqa: BLE001 - handed on, and raised by `next`
                     self._failure = exc
-                    await self._inbox.put(grpc.aio.EOF)
+                    self._call.cancel()
                     return
             self._half_closed = True
             await self._call.done_writing()
         except (asyncio.InvalidStateError, grpc.RpcError):
             pass  # the call is over; why, the reader is told
-
-    def _wake(self) -> None:
-        """Let `next` return for a claim; not if it has something to hand on: then it will not wait."""
-        if self._inbox.empty() and not self._claiming:
-            self._claiming = True
-            self._inbox.put_nowait(None)

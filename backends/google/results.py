@@ -61,10 +61,12 @@ class Transcript:
         """
         if (error := getattr(response, "error", None)) is not None and error.code:
             raise from_code(error.code, error.message)
-        pending = [result for result in response.results if not result.is_final]
+        pending = []
         for result in response.results:
             if result.is_final:
                 yield self._final(result)
+            else:
+                pending.append(result)
         if response.speech_event_type == _SPEECH_ACTIVITY_BEGIN:
             at = self._clip(_seconds(getattr(response, self._fields.event_time)))
             yield Result("", False, at, at)
@@ -129,7 +131,7 @@ class Transcript:
     def _interim(self, pending: list[Any]) -> Result | None:
         """All that is not final yet, as one: the results of a response cover consecutive audio."""
         parts = [result for result in pending if result.alternatives]
-        text = "".join(result.alternatives[0].transcript for result in parts).strip()
+        text = "".join([result.alternatives[0].transcript for result in parts]).strip()
         if not text:
             return None
         self._partial = text
@@ -140,7 +142,7 @@ class Transcript:
             False,
             self._covered,
             self._clip(_seconds(getattr(parts[-1], self._fields.result_end))),
-            stability=min(result.stability for result in parts) or None,
+            stability=min([result.stability for result in parts]) or None,
             language=parts[0].language_code or None,
         )
 

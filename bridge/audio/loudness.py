@@ -27,6 +27,11 @@ HALF_LIFE: Final = 3.0
 """Seconds in which what was loud, or silent, counts half."""
 
 
+_highest: Final = np.maximum
+_lowest: Final = np.minimum
+"""Their `reduce` is what an array's `max()` and `min()` come to, without a function of Python in between."""
+
+
 class Loudness:
     """The level of one stream of PCM16 mono at `rate` Hz."""
 
@@ -35,6 +40,8 @@ class Loudness:
         """How long it has been quiet at the end of the audio that `quiet_at` was asked about."""
         self._rate = rate
         self._frame = round(FRAME_SECONDS * rate)
+        self._length = 0
+        self._fading = 1.0
         self._loudest = 0.0
         self._floor = float(LOUD)
 
@@ -43,8 +50,11 @@ class Loudness:
         samples = np.frombuffer(pcm, "<i2")
         if not len(samples):
             return False
-        peak = max(int(samples.max()), -int(samples.min()))
-        fading = 0.5 ** (len(samples) / self._rate / HALF_LIFE)
+        peak = max(int(_highest.reduce(samples)), -int(_lowest.reduce(samples)))
+        if len(samples) != self._length:  # a client's chunks are of one length, as a rule
+            self._length = len(samples)
+            self._fading = 0.5 ** (self._length / self._rate / HALF_LIFE)
+        fading = self._fading
         self._loudest = max(peak, self._loudest * fading)
         self._floor = min(peak, self._floor / fading)
         return peak >= LOUD or (peak >= AUDIBLE and peak >= ABOVE_FLOOR * self._floor)
@@ -56,12 +66,13 @@ class Loudness:
         """
         samples = np.frombuffer(pcm, "<i2")
         threshold = max(QUIET_PEAK, QUIET_SHARE * self._loudest)
-        for start in range(0, len(samples), self._frame):
-            frame = samples[start : start + self._frame]
-            if max(int(frame.max()), -int(frame.min())) > threshold:
-                self.quiet_seconds = 0.0
-                continue
-            self.quiet_seconds += len(frame) / self._rate
+        starts = np.arange(0, len(samples), self._frame)
+        if not len(starts):
+            return None
+        quiet = (_highest.reduceat(samples, starts) <= threshold) & (_lowest.reduceat(samples, starts) >= -threshold)
+        for start, is_quiet in zip(starts.tolist(), quiet.tolist(), strict=True):
+            end = min(start + self._frame, len(samples))
+            self.quiet_seconds = self.quiet_seconds + (end - start) / self._rate if is_quiet else 0.0
             if self.quiet_seconds >= seconds - 1e-9:
-                return start + len(frame)
+                return end
         return None

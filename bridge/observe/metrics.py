@@ -16,6 +16,7 @@ from prometheus_client.utils import floatToGoString
 _LATENCY: Final = (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
 _HANDLING: Final = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 1e-1, 1.0)
 _LIFETIME: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0)
+_REPORTED_SECONDS: Final = 1.0
 _QUEUE: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -44,13 +45,13 @@ class Metrics:
             buckets=_LATENCY,
             registry=self.registry,
         )
-        self.partial_seconds = Histogram(
+        self.partial_seconds = LoopHistogram(
             "stt_partial_latency_seconds",
             "From the arrival of the audio to a partial that covers it.",
-            ["backend"],
-            buckets=_LATENCY,
-            registry=self.registry,
+            _LATENCY,
+            label="backend",
         )
+        self.registry.register(self.partial_seconds)
         self.final_seconds = Histogram(
             "stt_final_latency_seconds",
             "From the arrival of a final's last word (of its end, where the backend times no words) to the final.",
@@ -62,12 +63,10 @@ class Metrics:
             "stt_chunk_handling_seconds", "Handling of one message with audio.", _HANDLING
         )
         self.registry.register(self.chunk_seconds)
-        self.queue_seconds = Histogram(
-            "stt_queue_depth_seconds",
-            "Audio waiting for the backend, seen at each partial.",
-            buckets=_QUEUE,
-            registry=self.registry,
+        self.queue_seconds = LoopHistogram(
+            "stt_queue_depth_seconds", "Audio waiting for the backend, seen at each partial.", _QUEUE
         )
+        self.registry.register(self.queue_seconds)
         self.backend_errors = Counter(
             "stt_backend_errors", "Backend streams that failed, by code.", ["backend", "code"], registry=self.registry
         )
@@ -81,32 +80,50 @@ class Metrics:
         return SessionMetrics(self, protocol, backend)
 
 
-class LoopHistogram(Collector):
-    """A histogram for what happens at every frame: without labels and without locks, for one event loop's thread."""
+class _Series:
+    """The values of one label of a `LoopHistogram`."""
 
-    def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
-        self._name = name
-        self._text = text
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
         self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
 
     def observe(self, value: float) -> None:
         """Count one value."""
-        self._counts[bisect.bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self.counts[bisect.bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+
+class LoopHistogram(Collector):
+    """A histogram for what happens at every frame: without locks, for one event loop's thread; one label at most."""
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float], label: str | None = None) -> None:
+        self._name = name
+        self._text = text
+        self._bounds = bounds
+        self._label = label
+        self._series: dict[str, _Series] = {}
+        if label is None:
+            self.observe = self.labels("").observe
+
+    def labels(self, value: str) -> _Series:
+        """The series with this value of the label."""
+        return self._series.setdefault(value, _Series(self._bounds))
 
     def collect(self) -> Iterator[Metric]:
         """What Prometheus is shown: cumulative counts."""
+        family = HistogramMetricFamily(self._name, self._text, labels=[self._label] if self._label else [])
         bounds = [*map(floatToGoString, self._bounds), "+Inf"]
-        buckets = list(zip(bounds, map(float, itertools.accumulate(self._counts)), strict=True))
-        yield HistogramMetricFamily(self._name, self._text, buckets, self._sum)
+        for value, series in self._series.items():
+            buckets = list(zip(bounds, map(float, itertools.accumulate(series.counts)), strict=True))
+            family.add_metric([value] if self._label else [], buckets, series.sum)
+        yield family
 
 
 class SessionMetrics:
     """One session's bound labels: a `SessionObserver`.
 
-    Audio is summed here and handed on at each result and at the end, because a counter costs more than a frame.
+    Audio is summed here and handed on when it is a second, and at the end, because a counter costs more than a frame.
     """
 
     def __init__(self, metrics: Metrics, protocol: str, backend: str) -> None:
@@ -120,18 +137,18 @@ class SessionMetrics:
     def audio(self, seconds: float) -> None:
         """Seconds of audio received."""
         self._unreported += seconds
+        if self._unreported >= _REPORTED_SECONDS:
+            self.report()
 
     def partial(self, latency: float, *, first: bool) -> None:
         """A partial left."""
         self._partial.observe(latency)
         if first:
             self._first_partial.observe(latency)
-        self.report()
 
     def final(self, latency: float) -> None:
         """A final left."""
         self._final.observe(latency)
-        self.report()
 
     def backend_error(self, backend: str, code: str) -> None:
         """A backend stream failed."""

@@ -74,6 +74,11 @@ class ReplayBuffer:
         return self.held < self._replay_limit and (self.unread < self._queue_limit or self._between_streams)
 
     @property
+    def flushing(self) -> bool:
+        """Whether there are flush marks."""
+        return bool(self._flushes)
+
+    @property
     def _between_streams(self) -> bool:
         return self._reader is not None and not self._reader.reading
 
@@ -193,7 +198,7 @@ class AudioReader:
             if buffer is None or self._finishing or self.ended:
                 self.ended = True
                 raise StopAsyncIteration
-            mark = buffer.next_flush(max(self.base, self.flushed) + 1)
+            mark = buffer.next_flush(max(self.base, self.flushed) + 1) if buffer.flushing else None
             if mark is not None and mark <= self.position:
                 self.flushed = mark
                 if self.flush_marks:
@@ -235,7 +240,8 @@ class AudioReader:
             self._finishing = True
             pcm = pcm[: last * _WIDTH]
         self.position = first + len(pcm) // _WIDTH
-        buffer._wake_room()  # noqa: SLF001 - the two are one mechanism
+        if buffer._room is not None:  # noqa: SLF001 - the two are one mechanism
+            buffer._wake_room()  # noqa: SLF001
         return pcm
 
     def _offer(self, chunk: tuple[int, bytes, float]) -> None:

@@ -380,7 +380,7 @@ class Session:
         return round(position / self._rate, 3)
 
     def _words(self, placed: Placed) -> tuple[Word, ...]:
-        if not self._start.words:
+        if not self._start.words or not placed.result.words:
             return ()
         offset = placed.base / self._rate
         return tuple(

@@ -1,7 +1,9 @@
-"""The one door to blocking engines: a bounded thread pool, a bounded queue in, `run_coroutine_threadsafe` out.
+"""The one door to blocking engines: a bounded thread pool, a bounded queue in, a bounded queue out.
 
 `ThreadBridge.recognize` gives a `BlockingBackend` the face of an asynchronous one. The engine's thread waits for audio
-in a bounded queue and for each result until the event loop has taken it, so neither side can run away from the other.
+in one queue. Its results go into the other; when that is full, it waits by `run_coroutine_threadsafe` until the event
+loop has taken one, so that neither side can run away from the other. It does not wait at each result: with 200 streams
+that took half of the CPU, and answers came seconds late.
 Closing the returned generator frees a thread that waits in the audio iterator, or on a result, at once; a thread that
 is inside the engine ends when the engine comes back to either.
 """
@@ -9,10 +11,11 @@ is inside the engine ends when the engine comes back to either.
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Final
 
 from backends.base import BackendError, BlockingBackend, RecognitionConfig, Result, StreamCancelled
@@ -50,23 +53,17 @@ class ThreadBridge:
         if self._busy >= self._threads:
             raise BackendError("every thread is taken", code="overloaded", retryable=True)
         loop = asyncio.get_running_loop()
-        feed = _Feed(loop)
-        results: asyncio.Queue[Result | None] = asyncio.Queue(RESULTS)
-
-        async def deliver(result: Result | None) -> None:
-            if result is not None and feed.cancelled.is_set():
-                raise StreamCancelled
-            await results.put(result)
+        feed, results = _Feed(loop), _Results(loop)
 
         def work() -> None:
             stream = self._backend.recognize(config, feed)
             try:
                 for result in stream:
-                    asyncio.run_coroutine_threadsafe(deliver(result), loop).result()
+                    results.put(result)
             finally:
                 if close := getattr(stream, "close", None):
                     close()
-                asyncio.run_coroutine_threadsafe(deliver(None), loop).result()
+                results.close()
 
         self._busy += 1
         worker = loop.run_in_executor(self._executor, work)
@@ -80,8 +77,7 @@ class ThreadBridge:
             await worker
         finally:
             feed.cancel()
-            while not results.empty():  # a thread that waits to deliver finds room, and then that it is over
-                results.get_nowait()
+            results.cancel()
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)
 
@@ -95,52 +91,50 @@ class _Feed(Iterator[bytes]):
     """The audio iterator of a thread, filled from the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.cancelled = threading.Event()
+        self.cancelled = threading.Event()  # an engine that waits for something else may look at it
         self._loop = loop
-        self._chunks: deque[bytes] = deque()
-        self._changed = threading.Condition()
+        self._chunks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: look why
         self._space = asyncio.Event()
-        self._closed = False
+        self._waiting = False  # `fill` waits for space
+        self._lock = threading.Lock()  # of the cancellation and its callback
         self._on_cancel: Callable[[], None] | None = None
 
     def __next__(self) -> bytes:
-        with self._changed:
-            while not self._chunks and not self._closed and not self.cancelled.is_set():
-                self._changed.wait()
-            if self.cancelled.is_set():
-                raise StreamCancelled
-            if not self._chunks:
-                raise StopIteration
-            chunk = self._chunks.popleft()
-            if len(self._chunks) == AUDIO_CHUNKS - 1:
-                self._loop.call_soon_threadsafe(self._space.set)
-            return chunk
+        chunk = self._chunks.get()
+        if self.cancelled.is_set():
+            self._chunks.put(None)  # for whoever asks again
+            raise StreamCancelled
+        if chunk is None:
+            self._chunks.put(None)
+            raise StopIteration
+        if self._waiting:
+            self._waiting = False
+            self._loop.call_soon_threadsafe(self._space.set)
+        return chunk
 
     async def fill(self, audio: AsyncIterator[bytes]) -> None:
         """Pass on all audio, then the end; an iterator that fails cancels the stream."""
         try:
             async for chunk in audio:
-                await self._put(chunk)
+                while self._full():
+                    await self._space.wait()
+                self._chunks.put(chunk)
         except BaseException:
             self.cancel()
             raise
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+        self._chunks.put(None)
 
-    async def _put(self, chunk: bytes) -> None:
-        while True:
-            with self._changed:  # held for an instant by the thread, never while it waits
-                if len(self._chunks) < AUDIO_CHUNKS:
-                    self._chunks.append(chunk)
-                    self._changed.notify()
-                    return
-                self._space.clear()
-            await self._space.wait()
+    def _full(self) -> bool:
+        """Whether there is no space. Then the thread will tell when there is."""
+        if self._chunks.qsize() < AUDIO_CHUNKS:
+            return False
+        self._space.clear()
+        self._waiting = True
+        return self._chunks.qsize() >= AUDIO_CHUNKS  # it may have taken some just before it was asked to tell
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Have this called when the stream is cancelled; at once if it is already."""
-        with self._changed:
+        with self._lock:
             if not self.cancelled.is_set():
                 self._on_cancel = callback
                 return
@@ -148,9 +142,76 @@ class _Feed(Iterator[bytes]):
 
     def cancel(self) -> None:
         """Free the thread if it waits, and let it find out otherwise."""
-        with self._changed:
+        with self._lock:
             self.cancelled.set()
-            self._changed.notify()
             callback, self._on_cancel = self._on_cancel, None
+        self._chunks.put(None)
         if callback is not None:
             callback()
+
+
+class _Results:
+    """The results of a thread, in the order in which it puts them; read by one task of the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._items: deque[Result | None] = deque()  # None: the end
+        self._lock = threading.Lock()  # of the items
+        self._some = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._cancelled = False
+
+    def put(self, result: Result) -> None:
+        """Hand it to the loop; waits while so many are on their way that the loop must be behind.
+
+        Raises:
+            StreamCancelled: nobody reads them any more.
+        """
+        while not self._offer(result):
+            room = self._room()
+            try:
+                asyncio.run_coroutine_threadsafe(room, self._loop).result()
+            except (RuntimeError, CancelledError):  # the loop has ended, or is ending
+                room.close()
+                raise StreamCancelled from None
+
+    def _offer(self, result: Result) -> bool:
+        with self._lock:
+            if self._cancelled:
+                raise StreamCancelled
+            if len(self._items) >= RESULTS:
+                return False
+            self._append(result)
+            return True
+
+    def close(self) -> None:
+        """The thread has ended."""
+        with self._lock:
+            self._append(None)
+
+    def _append(self, item: Result | None) -> None:
+        self._items.append(item)
+        if len(self._items) == 1:
+            self._loop.call_soon_threadsafe(self._some.set)
+
+    async def _room(self) -> None:
+        """Wait until there is room, or no need of it."""
+        while len(self._items) >= RESULTS and not self._cancelled:
+            self._taken.clear()
+            await self._taken.wait()
+
+    async def get(self) -> Result | None:
+        """The next one; None at the end."""
+        while True:
+            with self._lock:  # held for an instant by the thread, never while it waits
+                if self._items:
+                    self._taken.set()
+                    return self._items.popleft()
+                self._some.clear()
+            await self._some.wait()
+
+    def cancel(self) -> None:
+        """Free the thread if it waits, and let it find out otherwise."""
+        with self._lock:
+            self._cancelled = True
+        self._taken.set()
