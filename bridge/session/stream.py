@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from backends.base import BackendError, RecognitionConfig, Result
 from bridge.session.engine import Engine
@@ -37,8 +36,7 @@ LEAST_PROGRESS: Final = 0.5
 heard for ever."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """A result and its place on the session's clock, in samples; `base` is where its stream began."""
 
     result: Result
@@ -99,6 +97,7 @@ class BackendStream:
         self._held: Result | None = None  # the last final of a stream that was ended in speech
         self._results = 0
         self._asked = False  # it was ended to see whether it answers
+        self._words = False  # it has recognized something (since it was asked)
         self._stalled = False
         self._scope = asyncio.timeout(None)
         self._seen: tuple[int, int] = (0, 0)
@@ -133,7 +132,7 @@ class BackendStream:
             return
         if not self.reader.ended:
             raise BackendError("the stream ended early", code="ended_early", retryable=True)
-        if self._asked and not self._results:
+        if self._asked and not self._words:
             self._patience.heard_nothing()
         if not self._release():
             self._place(Result("", True, 0.0, self._given))
@@ -159,6 +158,7 @@ class BackendStream:
     def _take(self, result: Result) -> None:
         self._results += 1
         if result.text:
+            self._words = True
             self._patience.heard_words()
         if self._end is not None:
             self._end.answered()
@@ -207,7 +207,7 @@ class BackendStream:
             if self._idle(now):
                 reader.finish()
             elif self._mute(now) and not self._asked:
-                self._asked = True
+                self._asked, self._words = True, False
                 reader.finish_soon()
         seen = (reader.position, self._results)
         owing = self._owing()
