@@ -123,7 +123,7 @@ async def test_results_that_are_late(engine: str, api: str) -> None:
     """Slower than anybody could like, and yet healthy: no stream is given up for it."""
     with journal() as log:
         async with road(engine, api, always(Faults(lag=1.5, half_close_lag=0.3))) as (url, emulator):
-            heard = await asyncio.gather(*(spoken(url, marker_audio(8, first=100 * i), speed=4) for i in range(4)))
+            heard = await asyncio.gather(*(spoken(url, marker_audio(8, first=100 * i), speed=8) for i in range(4)))
             assert emulator.stats.opened == 4
     for i, one in enumerate(heard):
         one.assert_whole(8, 100 * i)
@@ -136,5 +136,5 @@ async def test_late_results_of_streams_that_end_all_the_time() -> None:
         plan=Plan(usual=Faults(lag=1.0), streams=tuple(Faults(abort_at=t, lag=1.0) for t in (3, 2, 4)))
     )
     async with road("google", "v1", config) as (url, _):
-        heard = await spoken(url, marker_audio(15), speed=6)
+        heard = await spoken(url, marker_audio(15), speed=10)
     heard.assert_whole(15)
