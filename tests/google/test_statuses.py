@@ -155,15 +155,20 @@ async def test_one_that_lasts(engine: str, row: Lasting) -> None:
 
 @pytest.mark.parametrize("engine", ["google", "google-threads"])
 async def test_an_end_in_mid_speech_that_lasts(engine: str) -> None:
-    """What was final before stands. Sent at a pace at which no write is under way when the status comes."""
+    """What was final before stands."""
     fault = Faults(abort_at=ABORT_AT, status="PERMISSION_DENIED")
     with journal() as log:
         async with road(engine, "v1", always(fault)) as (url, _):
             heard = await spoken(url, marker_audio(WORDS), speed=4)
     assert heard.codes == ["backend_misconfigured"]
-    assert heard.text.split() == markers(2)
     assert heard.closed.code == "backend_misconfigured"
-    assert_lines(log, heard, ("denied",))
+    # Should a write have hidden the status from the asynchronous driver, the next stream comes a little further.
+    *hidden, last = (record.getMessage().split(": ")[1] for record in log.records)
+    assert set(hidden) <= {"unknown_status"}
+    assert last == "denied"
+    said = heard.text.split()
+    assert len(said) >= 2
+    assert said == markers(len(said))
 
 
 @pytest.mark.parametrize("engine", ["google", "google-threads"])
