@@ -112,7 +112,7 @@ class Settings(BaseModel):
         60, description="A session fails when the backend streams it opens have made no progress for so long."
     )
     stop_seconds: Seconds = Field(120, description="Time to finalize what is left after `stop`.")
-    shutdown_seconds: Seconds = Field(10, description="Time for sessions to finish when the server stops.")
+    shutdown_seconds: Seconds = Field(4, description="Time for sessions to finish when the server stops.")
     threads: int = Field(64, ge=1, le=4_096, description="Threads for backends that block: one per stream.")
 
     # What operators see

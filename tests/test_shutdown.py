@@ -100,6 +100,9 @@ async def test_meanwhile_new_sessions_are_refused(spawn: Spawn, tmp_path: Path) 
             assert refused.codes == ["shutting_down"]
             assert (refused.close, refused.reason) == BYE
         began = time.monotonic()
+        told = (await held.finish()).messages[-1]  # nothing could be finalized, and it is said so
+        assert (told["type"], told["code"], told["finalized"]) == ("closed", "shutting_down", 0)
+        assert told["received"] > 0
         assert await server.exited(4) == 0
         assert time.monotonic() - began < 4
     server.assert_no_traceback()

@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Collection
+from typing import Final
 
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
@@ -17,6 +18,9 @@ from bridge.session.limits import SessionLimits
 from bridge.session.session import Session
 
 log = logging.getLogger(__name__)
+
+LAST_SECONDS: Final = 0.5
+"""For sessions that are abandoned to say so to their clients."""
 
 
 class SessionManager:
@@ -110,7 +114,7 @@ class SessionManager:
     async def drain(self, seconds: float) -> bool:
         """Take no new session, let every open one finalize what it has, and wait so long for that.
 
-        Returns whether all of them ended in time.
+        What is not final then stays so; the clients are told how far it is. Returns whether all ended in time.
         """
         self._draining = True
         for session in tuple(self._open):
@@ -120,8 +124,14 @@ class SessionManager:
                 await self._drained.wait()
         except TimeoutError:
             log.warning("%d sessions did not end within %.1f s", len(self._open), seconds)
-            return False
-        return True
+        else:
+            return True
+        for session in tuple(self._open):
+            session.abandon()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                await self._drained.wait()
+        return False
 
     def _count(self) -> None:
         self._metrics.sessions_open.set(len(self._open))

@@ -189,6 +189,13 @@ class AudioReader:
         if buffer is not None:
             buffer._wake_room()  # noqa: SLF001 - the two are one mechanism
 
+    def _stop(self, buffer: ReplayBuffer | None) -> StopAsyncIteration:
+        """The backend is told that its audio has ended; what comes now waits for the next stream."""
+        self.ended = True
+        if buffer is not None:
+            buffer._wake_room()  # noqa: SLF001 - the two are one mechanism
+        return StopAsyncIteration()
+
     def __aiter__(self) -> Self:
         return self
 
@@ -196,28 +203,24 @@ class AudioReader:
         while True:
             buffer = self._buffer
             if buffer is None or self._finishing or self.ended:
-                self.ended = True
-                raise StopAsyncIteration
+                raise self._stop(buffer)
             mark = buffer.next_flush(max(self.base, self.flushed) + 1) if buffer.flushing else None
             if mark is not None and mark <= self.position:
                 self.flushed = mark
                 if self.flush_marks:
                     return FLUSH
-                self.ended = True
-                raise StopAsyncIteration
+                raise self._stop(buffer)
             if self._pending:
                 if pcm := self._take(buffer, mark):
                     return pcm
                 continue  # the stream ends before this chunk
             if buffer.closed:
-                self.ended = True
-                raise StopAsyncIteration
+                raise self._stop(buffer)
             if buffer.full and not self.flush_marks:
                 # No audio can come before a final makes room, and the end of the stream brings one.
                 if self.end is not None:
                     self.end.in_speech = True  # perhaps: nobody looked
-                self.ended = True
-                raise StopAsyncIteration
+                raise self._stop(buffer)
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 

@@ -73,6 +73,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._opened = self._active = self._acked = self._loop.time()
         self._end_code: str | None = None
+        self._abandoned = False
         self._in_speech = False
         self._partials = 0  # of the utterance that is going on
         self._attempts = 0  # backend streams opened
@@ -157,6 +158,12 @@ class Session:
             self._fail(error)
             self.stop(error.code)
 
+    def abandon(self) -> None:
+        """Close a stopping session with what is final now; the rest of its audio stays without a final."""
+        self._abandoned = True
+        if self._run_scope is not None:
+            self._run_scope.reschedule(self._loop.time())
+
     def _limit_stop(self) -> None:
         """What is left must be finalized within a limit; before `run`, there is nothing to limit."""
         if self._run_scope is not None:
@@ -173,7 +180,8 @@ class Session:
                     self._limit_stop()
                 await self._drive()
         except TimeoutError:
-            self._break(BridgeError("backend_stalled", "the backend did not finish in time"))
+            if not self._abandoned:
+                self._break(BridgeError("backend_stalled", "the backend did not finish in time"))
         except BridgeError as exc:
             self._break(exc)
         except Exception:

@@ -214,3 +214,17 @@ async def test_nothing_is_taken_after_the_close() -> None:
     buffer.close()
     buffer.append(pcm(0, 3), 0.0)
     assert buffer.end == 0
+
+
+async def test_a_client_that_was_held_back_goes_on_while_no_stream_reads() -> None:
+    buffer = ReplayBuffer(queue_limit=100, replay_limit=1_000)
+    reader = buffer.reader()
+    buffer.append(pcm(0, 150), 0.0)
+    waiting = asyncio.create_task(buffer.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    reader.finish()
+    assert await drain(reader) == []
+    async with asyncio.timeout(1):
+        await waiting
+    assert buffer.has_room
