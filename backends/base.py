@@ -126,7 +126,8 @@ class BackendError(Exception):
 
     `code` is a short, stable name (`unavailable`, `overloaded`, `rejected`, `failed`, `not_installed`,
     `stream_limit`, …), `retryable` says that another stream, opened with the same configuration, may do
-    better: the session then opens one and replays what no final has covered.
+    better: the session then opens one and replays what no final has covered. Two codes mean more to it: after
+    `overloaded` it waits longer, and after `stream_limit` it ends the next streams before they last so long.
     """
 
     def __init__(

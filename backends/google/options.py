@@ -91,7 +91,7 @@ class GoogleOptions:
         default=300.0, metadata={"help": "Longest stream that Google allows; replaced before that.", "min": 1}
     )
     idle_seconds: float = field(
-        default=5.0, metadata={"help": "A stream without audio for so long is closed until there is some.", "min": 0.1}
+        default=4.0, metadata={"help": "A stream without audio for so long is closed until there is some.", "min": 0.1}
     )
     answer_seconds: float = field(
         default=8.0, metadata={"help": "A stream that leaves speech unanswered for so long is replaced.", "min": 0.1}

@@ -25,7 +25,7 @@ from bridge.session.engine import Engine
 from bridge.session.hub import Hub, Outbox
 from bridge.session.limits import SessionLimits, SessionObserver
 from bridge.session.replay import ReplayBuffer
-from bridge.session.stream import BackendStream, Patience, Placed
+from bridge.session.stream import BackendStream, Experience, Placed
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Session:
         self._partials = 0  # of the utterance that is going on
         self._attempts = 0  # backend streams opened
         self._stream: BackendStream | None = None
-        self._patience = Patience(engine.capabilities.answer_seconds)
+        self._experience = Experience(engine.capabilities)
         self._first = True  # no audio yet: it may begin with a WAV header
         self._run_scope: asyncio.Timeout | None = None
         self._watch_handle: asyncio.TimerHandle
@@ -237,7 +237,7 @@ class Session:
         stream = self._stream = BackendStream(
             self._engine,
             self._buffer,
-            self._patience,
+            self._experience,
             stall_seconds=self._limits.stall_seconds,
             publish=self._take,
         )

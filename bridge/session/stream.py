@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from backends.base import BackendError, RecognitionConfig, Result
+from backends.base import BackendError, Capabilities, RecognitionConfig, Result
 from bridge.session.engine import Engine
 from bridge.session.replay import ReplayBuffer
 from bridge.session.stream_end import StreamEnd
@@ -24,6 +24,8 @@ PROBE_VOICE: Final = 0.5
 """Seconds of what may be speech that a healthy backend answers: less may be a cough."""
 PROBE_CAP: Final = 60.0
 """Seconds that a backend may leave such audio unanswered at most, once it has shown that it heard no words in it."""
+LEAST_LIMIT: Final = 1.0
+"""Seconds below which no engine's limit lies: a stream that is ended so early has another fault."""
 LOOKS: Final = 16
 """Looks at a stream within the time that it has to answer: a stall is noticed by so much later than it might be."""
 NEARLY_ALL: Final = 1.0
@@ -45,20 +47,30 @@ class Placed(NamedTuple):
     end: int
 
 
-class Patience:
-    """How long a session's engine may leave speech unanswered: ever longer while it hears no words in the noise."""
+class Experience:
+    """What a session learns of its engine from one stream to the next.
 
-    def __init__(self, seconds: float | None) -> None:
-        self._first = self.seconds = seconds
+    `patience`: seconds that it may leave speech unanswered, ever more while it hears no words in the noise (None: any).
+    `longest`: seconds that a stream may last, less than the engine declares if one was ended for that (None: any).
+    """
+
+    def __init__(self, can: Capabilities) -> None:
+        self.patience = self._patience = can.answer_seconds
+        self.longest = can.max_stream_seconds
 
     def heard_words(self) -> None:
         """The engine recognized something."""
-        self.seconds = self._first
+        self.patience = self._patience
 
     def heard_nothing(self) -> None:
         """It was asked, and there was nothing."""
-        if self.seconds is not None:
-            self.seconds = min(2 * self.seconds, max(PROBE_CAP, self.seconds))
+        if self.patience is not None:
+            self.patience = min(2 * self.patience, max(PROBE_CAP, self.patience))
+
+    def ended_by_limit(self, age: float) -> None:
+        """The engine ended a stream of so many seconds because it had lasted too long."""
+        if self.longest is not None and age >= LEAST_LIMIT:
+            self.longest = min(self.longest, age)
 
 
 class BackendStream:
@@ -71,7 +83,7 @@ class BackendStream:
         self,
         engine: Engine,
         buffer: ReplayBuffer,
-        patience: Patience,
+        experience: Experience,
         *,
         stall_seconds: float,
         publish: Callable[[Placed], None],
@@ -82,14 +94,14 @@ class BackendStream:
         self._end = (
             None
             if can.flush and can.max_stream_seconds is None
-            else StreamEnd(engine.sample_rate, can.max_stream_seconds, self._loop.time)
+            else StreamEnd(engine.sample_rate, experience.longest, self._loop.time)
         )
         self.reader = buffer.reader(self._end)
         self.reader.flush_marks = can.flush
         self._engine = engine
         self._buffer = buffer
         self._rate = engine.sample_rate
-        self._patience = patience
+        self._experience = experience
         self._untouched_seconds = stall_seconds
         self._unanswered_seconds = min(stall_seconds, can.answer_seconds or stall_seconds)
         self._idle_seconds = can.idle_seconds
@@ -122,7 +134,9 @@ class BackendStream:
         self._watch_later()
         try:
             renewed = await self._read(config)
-        except BackendError:
+        except BackendError as exc:
+            if exc.code == "stream_limit" and self._end is not None:
+                self._experience.ended_by_limit(self._end.age)
             self._release()
             raise
         finally:
@@ -133,7 +147,7 @@ class BackendStream:
         if not self.reader.ended:
             raise BackendError("the stream ended early", code="ended_early", retryable=True)
         if self._asked and not self._words:
-            self._patience.heard_nothing()
+            self._experience.heard_nothing()
         if not self._release():
             self._place(Result("", True, 0.0, self._given))
 
@@ -159,7 +173,7 @@ class BackendStream:
         self._results += 1
         if result.text:
             self._words = True
-            self._patience.heard_words()
+            self._experience.heard_words()
         if self._end is not None:
             self._end.answered()
             if self._end.in_speech and result.is_final:
@@ -229,7 +243,7 @@ class BackendStream:
 
     def _mute(self, now: float) -> bool:
         """Whether the stream was given speech and said nothing for too long."""
-        end, patience = self._end, self._patience.seconds
+        end, patience = self._end, self._experience.patience
         return (
             end is not None
             and patience is not None

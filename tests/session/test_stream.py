@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from backends.base import BackendError, RecognitionConfig, Result, Word
+from backends.base import BackendError, Capabilities, RecognitionConfig, Result, Word
 from backends.scripted import marker_audio
 from bridge.protocols.events import Final
 from bridge.session.limits import SessionLimits
-from bridge.session.stream import Patience, without_cut_word
+from bridge.session.stream import Experience, without_cut_word
 from tests.session.harness import FunctionEngine, Running, markers, session_on, words
 
 
@@ -154,17 +154,37 @@ async def test_a_healthy_stream_that_hears_no_words_in_noise_is_asked_ever_less(
 
 
 def test_patience_returns_with_the_first_word() -> None:
-    patience = Patience(8.0)
+    experience = Experience(Capabilities(answer_seconds=8.0))
     seen = []
     for _ in range(5):
-        patience.heard_nothing()
-        seen.append(patience.seconds)
+        experience.heard_nothing()
+        seen.append(experience.patience)
     assert seen == [16, 32, 60, 60, 60]
-    patience.heard_words()
-    assert patience.seconds == 8
-    endless = Patience(None)
+    experience.heard_words()
+    assert experience.patience == 8
+    endless = Experience(Capabilities())
     endless.heard_nothing()
-    assert endless.seconds is None
+    assert endless.patience is None
+
+
+@pytest.mark.parametrize("pause", [0.3, 0.06, 0.0])
+async def test_a_limit_that_is_shorter_than_declared_is_learned(pause: float) -> None:
+    engine = FunctionEngine(limited(4.0), max_stream_seconds=300.0)
+    async with session_on(engine) as running:
+        for first in range(0, 60, 3):
+            await running.send(marker_audio(3, pause=pause, first=first))
+        running.session.stop()
+    assert running.text == words(60)
+    assert running.observed.errors == ["stream_limit"]
+
+
+def test_a_stream_that_is_ended_at_once_teaches_nothing() -> None:
+    experience = Experience(Capabilities(max_stream_seconds=300))
+    experience.ended_by_limit(0.2)
+    assert experience.longest == 300
+    experience.ended_by_limit(60)
+    experience.ended_by_limit(70)
+    assert experience.longest == 60
 
 
 async def test_an_outage_is_not_felt_by_a_client_that_speaks() -> None:
