@@ -89,7 +89,7 @@ class GoogleBackend(AsyncBackend):
         reading = asyncio.create_task(_ask(call, first), name="google-probe")
         try:
             await asyncio.wait({reading}, timeout=PROBE_SECONDS[self.options.address.loopback])
-            if reading.done() and (failure := reading.exception()):
+            if reading.done() and not reading.cancelled() and (failure := reading.exception()):
                 raise translate(failure) from failure
         finally:
             call.cancel()
@@ -110,7 +110,7 @@ class _Stream:
         self._service = service
         self._transcript = transcript
         self._half_closed = False
-        self._failure: Exception | None = None  # what the audio iterator raised
+        self._failure: Exception | None = None  # why `_write` gave up: what the audio iterator raised, as a rule
         self._news = asyncio.Event()  # in quiet: there is a response, or time for a claim
         self._call = client.transport.streaming_recognize(timeout=service.deadline, metadata=METADATA)
         self._writing: asyncio.Task[None] | None = None
@@ -163,8 +163,14 @@ class _Stream:
         return reading.result()
 
     def rest(self) -> Iterator[Result]:
-        """What is left to say when Google has ended the stream: nothing if that was before the audio ended."""
-        return self._transcript.rest() if self._half_closed else iter(())
+        """What is left to say when Google has ended the stream.
+
+        Raises:
+            BackendError: that was before the audio ended.
+        """
+        if not self._half_closed:
+            raise BackendError("Google ended the stream early", code="ended_early", retryable=True)
+        return self._transcript.rest()
 
     async def close(self) -> None:
         """End the call if it runs, and its tasks."""
@@ -193,11 +199,10 @@ class _Stream:
                     chunk = await anext(audio)
                 except StopAsyncIteration:
                     break
-                except Exception as exc:  # noqa: BLE001 - handed on, and raised by `next`
-                    self._failure = exc
-                    self._call.cancel()
-                    return
             self._half_closed = True
             await self._call.done_writing()
         except (asyncio.InvalidStateError, grpc.RpcError):
             pass  # the call is over; why, the reader is told
+        except Exception as exc:  # noqa: BLE001 - handed on, and raised by `next`
+            self._failure = exc
+            self._call.cancel()

@@ -57,6 +57,11 @@ _BY_STATUS: Final[Mapping[grpc.StatusCode, Meaning]] = {
 }
 
 _ENDINGS: Final = (grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.ABORTED)
+_LANGUAGE: Final = re.compile(
+    r"(bad|invalid|unsupported|unknown) language|language\b.*(not supported|invalid)", re.IGNORECASE
+)
+_RESOURCE: Final = re.compile(r"projects/[^\s'\",]+")
+"""Names the operator's project, which is nobody else's business."""
 _REFUSAL: Final = (grpc.StatusCode.INVALID_ARGUMENT,)
 
 # The first row whose text is found wins over the status alone.
@@ -70,7 +75,7 @@ _BY_TEXT: Final[tuple[tuple[tuple[grpc.StatusCode, ...], re.Pattern[str], Meanin
     (_ENDINGS, re.compile(r"too (fast|slow)|real time", re.IGNORECASE), Meaning("pace")),
     (_REFUSAL, re.compile(r"following locations|resource location", re.IGNORECASE), _MISCONFIGURED),
     # Before the location: "The language … is not supported by the model … in the location named …".
-    (_REFUSAL, re.compile(r"language", re.IGNORECASE), Meaning("language", Fault.CLIENT, retryable=False)),
+    (_REFUSAL, _LANGUAGE, Meaning("language", Fault.CLIENT, retryable=False)),
     (_REFUSAL, re.compile(r"in the location", re.IGNORECASE), _MISCONFIGURED),
     # gRPC reports whatever the credentials' plugin raised as UNAVAILABLE; these will not go away by themselves.
     (
@@ -115,7 +120,7 @@ def from_status(status: grpc.StatusCode, details: str | None) -> BackendError:
     if status is grpc.StatusCode.INTERNAL and text == MASKED:
         return _error(Meaning("unknown_status"), "the stream's status was lost")
     if meaning.fault is Fault.CLIENT:  # shown to the client: Google's sentence says best what to change
-        return _error(meaning, text[:_LONGEST] or "Google refuses the request")
+        return _error(meaning, _RESOURCE.sub("projects/…", text)[:_LONGEST] or "Google refuses the request")
     return _error(meaning, f"{status.name}: {text[:_LONGEST]}" if text else status.name)
 
 

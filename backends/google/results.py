@@ -43,6 +43,7 @@ class Transcript:
         self._bytes = 0
         self._covered = 0.0  # end of the last final
         self._partial: str | None = None  # heard since, not final
+        self._partial_end = 0.0
         self._loud = (0.0, b"")  # the last chunk that was not quiet, and where it begins
 
     def sent(self, chunk: bytes) -> None:
@@ -115,9 +116,11 @@ class Transcript:
         end = _seconds(getattr(result, self._fields.result_end))
         if words:
             end = max(end, words[-1].end)
+        elif end <= 0:  # not said: as far as the last partial went
+            end = self._partial_end or self.seconds - CLAIM_MARGIN
         before, end = self._covered, self._clip(end)
         start = min(max(words[0].start, before), end) if words and text else before
-        self._covered, self._partial = end, None
+        self._covered, self._partial, self._partial_end = end, None, 0.0
         return Result(
             text,
             True,
@@ -135,13 +138,14 @@ class Transcript:
         if not text:
             return None
         self._partial = text
+        self._partial_end = self._clip(_seconds(getattr(parts[-1], self._fields.result_end)))
         if not self._partials:
             return None
         return Result(
             text,
             False,
             self._covered,
-            self._clip(_seconds(getattr(parts[-1], self._fields.result_end))),
+            self._partial_end,
             stability=min([result.stability for result in parts]) or None,
             language=parts[0].language_code or None,
         )
@@ -151,7 +155,7 @@ class Transcript:
         for word in best.words:
             start = _seconds(getattr(word, self._fields.word_start))
             end = _seconds(getattr(word, self._fields.word_end))
-            if end <= 0 or (self._diarization and end <= self._covered):
+            if end <= 0 or (self._diarization and (start + end) / 2 <= self._covered):  # its end may be rounded
                 continue
             yield Word(
                 word.word,

@@ -161,6 +161,7 @@ class AudioReader:
         self.ended = False  # the backend was told that the audio ended
         self.flush_marks = True  # whether marks are passed on; otherwise a mark ends the stream
         self.flushed = 0  # the last mark passed on
+        self.beyond = 0  # nothing is given before there is audio beyond this position
         self._buffer: ReplayBuffer | None = buffer
         self._pending = deque(chunks)
         self._finishing = False
@@ -170,6 +171,14 @@ class AudioReader:
     def reading(self) -> bool:
         """Whether the stream takes audio: it was neither told of the end nor abandoned."""
         return self._buffer is not None and not self.ended
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it holds audio back until more comes, see `beyond`."""
+        buffer = self._buffer
+        if buffer is None or self.position > self.base or buffer.closed or buffer.flushing:
+            return False
+        return buffer.end <= self.beyond
 
     def finish(self) -> None:
         """End this stream where the backend stands; later audio is left for the next stream."""
@@ -210,7 +219,7 @@ class AudioReader:
                 if self.flush_marks:
                     return FLUSH
                 raise self._stop(buffer)
-            if self._pending:
+            if self._pending and not self.waiting:
                 if pcm := self._take(buffer, mark):
                     return pcm
                 continue  # the stream ends before this chunk

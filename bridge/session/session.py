@@ -176,7 +176,9 @@ class Session:
         self._watch_handle = self._loop.call_later(self._watch_interval(), self._watch)
         try:
             async with asyncio.timeout(None) as self._run_scope:
-                if self.stopping:
+                if self._abandoned:
+                    self.abandon()
+                elif self.stopping:
                     self._limit_stop()
                 await self._drive()
         except TimeoutError:
@@ -220,7 +222,8 @@ class Session:
             log.warning(
                 "backend stream failed: %s: %s",
                 error.code,
-                error,
+                # What is wrong with a request may quote it: its phrases are the client's own words.
+                "the client is told why" if error.fault is Fault.CLIENT else error,
                 extra={"session": self.id, "backend": self._engine.name, "failures": failures},
             )
             if not error.retryable or now - failing_since >= self._limits.reopen_seconds:

@@ -51,12 +51,15 @@ class Experience:
     """What a session learns of its engine from one stream to the next.
 
     `patience`: seconds that it may leave speech unanswered, ever more while it hears no words in the noise (None: any).
-    `longest`: seconds that a stream may last, less than the engine declares if one was ended for that (None: any).
+    `longest`: seconds that a stream may last, less than the engine declares if two were ended for that (None: any).
     """
 
     def __init__(self, can: Capabilities) -> None:
         self.patience = self._patience = can.answer_seconds
         self.longest = can.max_stream_seconds
+        self._ended_at: float | None = None
+        self.broken_off = 0
+        """Session position at which audio last broke off in speech: the word there needs what follows to be heard."""
 
     def heard_words(self) -> None:
         """The engine recognized something."""
@@ -68,9 +71,12 @@ class Experience:
             self.patience = min(2 * self.patience, max(PROBE_CAP, self.patience))
 
     def ended_by_limit(self, age: float) -> None:
-        """The engine ended a stream of so many seconds because it had lasted too long."""
-        if self.longest is not None and age >= LEAST_LIMIT:
-            self.longest = min(self.longest, age)
+        """The engine ended a stream of so many seconds because it had lasted too long. The second time it counts."""
+        if self.longest is None or age < LEAST_LIMIT:
+            return
+        if self._ended_at is not None:
+            self.longest = min(self.longest, max(age, self._ended_at))
+        self._ended_at = age
 
 
 class BackendStream:
@@ -93,11 +99,12 @@ class BackendStream:
         # An engine that can be flushed and knows no longest stream is never ended in the middle of audio.
         self._end = (
             None
-            if can.flush and can.max_stream_seconds is None
+            if can.flush and can.max_stream_seconds is None and can.idle_seconds is None
             else StreamEnd(engine.sample_rate, experience.longest, self._loop.time)
         )
         self.reader = buffer.reader(self._end)
         self.reader.flush_marks = can.flush
+        self.reader.beyond = experience.broken_off
         self._engine = engine
         self._buffer = buffer
         self._rate = engine.sample_rate
@@ -119,7 +126,8 @@ class BackendStream:
     def make_room(self) -> None:
         """The replay buffer is nearly full and no final came: ask for one, or end the stream so that it does."""
         if self._engine.capabilities.flush:
-            self._buffer.flush()
+            if not self._buffer.flushing:  # one is enough: each cuts where it stands
+                self._buffer.flush()
         elif self._buffer.unread < NEARLY_ALL * self._rate:  # else it is still being given what was held
             self.reader.finish_soon()
 
@@ -129,8 +137,12 @@ class BackendStream:
         Raises:
             BackendError: it ended before that. What was published stands; another stream goes on from there.
         """
-        # Words tell where to go on after a stream that was ended in speech.
-        config = dataclasses.replace(config, words=config.words or self._end is not None)
+        # Words tell where to go on after a stream that was ended in speech; partials, that a stream still hears.
+        config = dataclasses.replace(
+            config,
+            words=config.words or self._end is not None,
+            partials=config.partials or self._engine.capabilities.answer_seconds is not None,
+        )
         self._watch_later()
         try:
             renewed = await self._read(config)
@@ -149,7 +161,7 @@ class BackendStream:
         if self._asked and not self._words:
             self._experience.heard_nothing()
         if not self._release():
-            self._place(Result("", True, 0.0, self._given))
+            self._place(Result("", True, 0.0, self._unspoken))
 
     async def _read(self, config: RecognitionConfig) -> bool:
         """Take every result. Returns whether it stopped at a final because the stream has lasted long enough."""
@@ -157,7 +169,8 @@ class BackendStream:
             async with self._scope, contextlib.aclosing(self._engine.recognize(config, self.reader)) as results:
                 async for result in results:
                     self._take(result)
-                    if result.is_final and self._end is not None and self._end.due and self.reader.reading:
+                    due = self._end is not None and self._end.due and not self._end.in_speech
+                    if result.is_final and due and self.reader.reading:
                         return True
                     if self._results % RESULTS_AT_ONCE == 0:
                         await asyncio.sleep(0)  # an engine that never waits must not keep receivers from reading
@@ -198,6 +211,12 @@ class BackendStream:
         """Seconds of audio that the stream was given."""
         return (self.reader.position - self.reader.base) / self._rate
 
+    @property
+    def _unspoken(self) -> float:
+        """Seconds of audio that surely held no speech, where nothing was heard: a cut may have come in a first word."""
+        in_speech = self._end is not None and self._end.in_speech
+        return self._given - UNHEARD if in_speech and self._given > 2 * UNHEARD else self._given
+
     def _place(self, result: Result) -> None:
         """Publish it, clipped to what the stream was given and to what is not final yet."""
         base, first = self.reader.base, self._buffer.start
@@ -219,6 +238,8 @@ class BackendStream:
         reader = self.reader
         if reader.reading:
             if self._idle(now):
+                if self._end is not None and self._end.voice:  # the client went silent in the middle of a word
+                    self._end.in_speech, self._experience.broken_off = True, self._buffer.end
                 reader.finish()
             elif self._mute(now) and not self._asked:
                 self._asked, self._words = True, False
@@ -259,6 +280,8 @@ class BackendStream:
         """
         if self.reader.ended:
             return self._unanswered_seconds
+        if self.reader.waiting:
+            return None
         if self._buffer.unread > 0 or self.reader.flushed > self._buffer.start:
             return self._untouched_seconds
         return None
@@ -277,6 +300,7 @@ def without_cut_word(result: Result, given: float) -> Result:
         return dataclasses.replace(result, end=last.end)
     if last.end - last.start > LONGEST_WORD or last.start < LEAST_PROGRESS:
         return result
-    return dataclasses.replace(
-        result, text=result.text.removesuffix(last.text).rstrip(), words=result.words[:-1], end=last.start
-    )
+    at = result.text.rfind(last.text.strip())  # punctuation may follow it in the text
+    if at < 0:
+        return result  # it is written otherwise in the text: better cut than said twice
+    return dataclasses.replace(result, text=result.text[:at].rstrip(), words=result.words[:-1], end=last.start)

@@ -44,6 +44,8 @@ class StreamEnd:
     def __init__(self, rate: int, max_seconds: float | None, clock: Callable[[], float]) -> None:
         self.in_speech = False
         """Whether the stream was ended where no quiet was found."""
+        self.voice = False
+        """Whether the last piece of audio may hold speech."""
         self.unanswered_since: float | None = None
         """When the stream was first given what may be speech since its last result; None: it owes no answer."""
         self.unanswered_voice = 0.0
@@ -98,7 +100,8 @@ class StreamEnd:
         return cut
 
     def _notice(self, pcm: bytes) -> None:
-        if self._loudness.hear(pcm):
+        self.voice = self._loudness.hear(pcm)
+        if self.voice:
             self.unanswered_voice += len(pcm) / 2 / self._rate
             if self.unanswered_since is None:
                 self.unanswered_since = self._clock()

@@ -11,6 +11,7 @@ is inside the engine ends when the engine comes back to either.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections import deque
@@ -24,6 +25,8 @@ AUDIO_CHUNKS: Final = 16
 """Chunks on their way to a thread; what the session holds behind them is bounded by its replay buffer."""
 RESULTS: Final = 16
 """Results on their way back, before the thread waits."""
+RELEASE_SECONDS: Final = 0.5
+"""How long a closed stream waits for its thread, which is free within milliseconds unless the engine holds it."""
 
 
 class ThreadBridge:
@@ -40,15 +43,17 @@ class ThreadBridge:
         await asyncio.get_running_loop().run_in_executor(self._executor, self._backend.load)
 
     async def close(self) -> None:
-        """The engine's `close`; a thread stuck inside the engine is left behind."""
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._backend.close)
+        """The engine's `close`, on a thread of its own; those that are stuck inside the engine are left behind."""
+        await asyncio.to_thread(self._backend.close)
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def recognize(self, config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncGenerator[Result, None]:
         """One stream on a thread of its own.
 
         Raises:
-            BackendError: the engine's, or `overloaded` if every thread is taken: a stream never waits unseen.
+            BackendError: the engine's; `overloaded` if every thread is taken: a stream never waits unseen; or
+                `ended_early` if the engine returned before it had read to the end: what was on its way to the thread
+                was never heard, although the session has handed it out.
         """
         if self._busy >= self._threads:
             raise BackendError("every thread is taken", code="overloaded", retryable=True)
@@ -56,14 +61,12 @@ class ThreadBridge:
         feed, results = _Feed(loop), _Results(loop)
 
         def work() -> None:
-            stream = self._backend.recognize(config, feed)
             try:
-                for result in stream:
-                    results.put(result)
+                with _closing(self._backend.recognize(config, feed)) as stream:
+                    for result in stream:
+                        results.put(result)
             finally:
-                if close := getattr(stream, "close", None):
-                    close()
-                results.close()
+                results.close()  # whatever happened: else the loop would wait for ever
 
         self._busy += 1
         worker = loop.run_in_executor(self._executor, work)
@@ -75,11 +78,15 @@ class ThreadBridge:
             if pump.done():
                 pump.result()  # the session's own iterator failed: that is the cause, not what the thread says
             await worker
+            if not feed.ended:
+                raise BackendError("the stream ended early", code="ended_early", retryable=True)
         finally:
             feed.cancel()
             results.cancel()
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)
+            # The session's next stream should not find its own last thread taken.
+            await asyncio.wait({worker}, timeout=RELEASE_SECONDS)
 
     def _ended(self, worker: asyncio.Future[None]) -> None:
         self._busy -= 1
@@ -87,10 +94,21 @@ class ThreadBridge:
             worker.exception()  # of an abandoned stream: nobody else asks
 
 
+@contextlib.contextmanager
+def _closing(stream: Iterator[Result]) -> Iterator[Iterator[Result]]:
+    """Close an engine's generator in the end; one that returns another iterator has nothing to close."""
+    try:
+        yield stream
+    finally:
+        if close := getattr(stream, "close", None):
+            close()
+
+
 class _Feed(Iterator[bytes]):
     """The audio iterator of a thread, filled from the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.ended = False  # the engine was told of the end of the audio
         self.cancelled = threading.Event()  # an engine that waits for something else may look at it
         self._loop = loop
         self._chunks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: look why
@@ -106,10 +124,11 @@ class _Feed(Iterator[bytes]):
             raise StreamCancelled
         if chunk is None:
             self._chunks.put(None)
+            self.ended = True
             raise StopIteration
         if self._waiting:
             self._waiting = False
-            self._loop.call_soon_threadsafe(self._space.set)
+            _tell(self._loop, self._space)
         return chunk
 
     async def fill(self, audio: AsyncIterator[bytes]) -> None:
@@ -148,6 +167,18 @@ class _Feed(Iterator[bytes]):
         self._chunks.put(None)
         if callback is not None:
             callback()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    """Set an event of the loop's. Where the loop has ended, nobody waits for it any more.
+
+    Raises:
+        StreamCancelled: the loop has ended.
+    """
+    try:
+        loop.call_soon_threadsafe(event.set)
+    except RuntimeError:
+        raise StreamCancelled from None
 
 
 class _Results:
@@ -191,8 +222,8 @@ class _Results:
 
     def _append(self, item: Result | None) -> None:
         self._items.append(item)
-        if len(self._items) == 1:
-            self._loop.call_soon_threadsafe(self._some.set)
+        if len(self._items) == 1:  # else the loop was told, and has not looked since
+            _tell(self._loop, self._some)
 
     async def _room(self) -> None:
         """Wait until there is room, or no need of it."""
