@@ -33,6 +33,11 @@ def resident_mb(pid: int, which: str = "VmRSS") -> float:
     return int(line.split()[1]) / 1024
 
 
+def threads_of(pid: int) -> int:
+    """Threads of a process, those that native libraries start included."""
+    return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+
+
 def start_server() -> tuple[subprocess.Popen[str], str]:
     """A server on the scripted engine and its stream address."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("STT_")}

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backends.markers import MARKER_SECONDS, marker_audio
-from bench.carried import resident_mb
+from bench.carried import resident_mb, threads_of
 from bridge.client import Client, connect
 from bridge.emulator.faults import Faults, Plan
 from bridge.emulator.limits import Limits
@@ -174,12 +174,6 @@ async def server(env: dict[str, str]) -> AsyncIterator[tuple[int, str, list[str]
             process.terminate()
         await asyncio.wait_for(process.wait(), 30)
         await reading
-
-
-def threads_of(pid: int) -> int:
-    """Threads of a process."""
-    with open(f"/proc/{pid}/status", encoding="ascii") as file:  # noqa: PTH123 - no ordinary file
-        return int(next(line for line in file if line.startswith("Threads:")).split()[1])
 
 
 async def watch_memory(pid: int, sizes: list[float]) -> None:

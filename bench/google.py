@@ -25,8 +25,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
-from bench.carried import cpu_seconds, resident_mb
-from bench.google_load import threads_of
+from bench.carried import cpu_seconds, resident_mb, threads_of
 
 SESSIONS: Final = (1, 50, 200)
 CONTENDERS: Final = ("bare-async", "bridge-async", "bare-threads", "bridge-threads")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bench.carried import resident_mb
+from bench.carried import resident_mb, threads_of
 from bench.load import FRAME_BYTES, FRAME_SECONDS, percentiles
 
 WARM_UP: Final = 2.0
@@ -66,11 +66,6 @@ class _Clocks:
         fields = [int(ticks) for ticks in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
         idle = fields[3] + fields[4]
         return cls(time.perf_counter(), usage.ru_utime + usage.ru_stime, float(sum(fields) - idle), float(sum(fields)))
-
-
-def threads_of(pid: int) -> int:
-    """Threads of a process, those of gRPC's core too."""
-    return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
 
 
 class Load:

@@ -13,38 +13,26 @@ from typing import Any, ClassVar, Final
 import grpc
 import grpc.aio
 
-from backends.base import AsyncBackend, BackendError, Capabilities, RecognitionConfig, Result
+from backends.base import AsyncBackend, BackendError, RecognitionConfig, Result
 from backends.google import clients
 from backends.google.api import METADATA, messages
 from backends.google.errors import translate
 from backends.google.options import GoogleOptions
 from backends.google.pacing import Pacer
 from backends.google.results import Transcript
-from backends.google.service import Service, capabilities
+from backends.google.service import GoogleEngine, Service
 
 PROBE_SECONDS: Final = (1.0, 0.3)
 """How long a probe waits for a refusal: in general, and from this machine."""
 
 
-class GoogleBackend(AsyncBackend):
+class GoogleBackend(GoogleEngine, AsyncBackend):
     """Google Cloud Speech on the event loop."""
 
     name: ClassVar[str] = "google"
-    Options = GoogleOptions
 
     def __init__(self, options: GoogleOptions | None = None) -> None:
-        options = options or GoogleOptions()
-        super().__init__(options)
-        self._service = Service(options, clients.async_client)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the options say."""
-        return capabilities(self.options)
-
-    def refusal(self) -> str | None:
-        """The quota of requests, when it is nearly used up."""
-        return self._service.quota.refusal()
+        super().__init__(options, clients.async_client)
 
     async def load(self) -> None:
         """Find the credentials and make the first client."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from backends.base import BackendError, Capabilities, Fault, RecognitionConfig
+from backends.base import Backend, BackendError, Capabilities, Fault, RecognitionConfig
 from backends.google.api import API
 from backends.google.channels import Pool
 from backends.google.clients import Account
@@ -56,14 +56,35 @@ class Service:
         return first, Transcript(self.api.fields, config, diarization=self.options.diarization)
 
 
-def capabilities(options: GoogleOptions) -> Capabilities:
-    """What Google can do under these options."""
-    return Capabilities(
-        word_times=options.word_times,
-        confidences=True,
-        phrases=True,
-        max_stream_seconds=options.stream_seconds,
-        max_streams=options.max_streams,
-        idle_seconds=options.idle_seconds,
-        answer_seconds=options.answer_seconds,
-    )
+class GoogleEngine(Backend):
+    """What both drivers are. `make`: see `Service`."""
+
+    Options = GoogleOptions
+
+    def __init__(self, options: GoogleOptions | None, make: Callable[[GoogleOptions, Account, int], Any]) -> None:
+        options = options or GoogleOptions()
+        super().__init__(options)
+        self._service = Service(options, make)
+
+    @classmethod
+    def settings_name(cls) -> str:
+        """Both read the same variables."""
+        return "google"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What Google can do under these options."""
+        options = self._service.options
+        return Capabilities(
+            word_times=options.word_times,
+            confidences=True,
+            phrases=True,
+            max_stream_seconds=options.stream_seconds,
+            max_streams=options.max_streams,
+            idle_seconds=options.idle_seconds,
+            answer_seconds=options.answer_seconds,
+        )
+
+    def refusal(self) -> str | None:
+        """The quota of requests, when it is nearly used up."""
+        return self._service.quota.refusal()

@@ -13,14 +13,14 @@ from typing import Any, ClassVar, Final
 
 import grpc
 
-from backends.base import BlockingBackend, Capabilities, RecognitionConfig, Result, StreamCancelled
+from backends.base import BlockingBackend, RecognitionConfig, Result, StreamCancelled
 from backends.google import clients
 from backends.google.api import METADATA, messages
 from backends.google.errors import translate
 from backends.google.options import GoogleOptions
 from backends.google.pacing import Pacer
 from backends.google.results import Transcript
-from backends.google.service import Service, capabilities
+from backends.google.service import GoogleEngine, Service
 
 JOIN_SECONDS: Final = 1.0
 """How long a closed stream waits for a thread that it has released; it is there within milliseconds."""
@@ -29,30 +29,13 @@ _END: Final = object()
 _CLAIM: Final = object()
 
 
-class GoogleThreadsBackend(BlockingBackend):
+class GoogleThreadsBackend(GoogleEngine, BlockingBackend):
     """Google Cloud Speech through the blocking client."""
 
     name: ClassVar[str] = "google-threads"
-    Options = GoogleOptions
 
     def __init__(self, options: GoogleOptions | None = None) -> None:
-        options = options or GoogleOptions()
-        super().__init__(options)
-        self._service = Service(options, clients.blocking_client)
-
-    @classmethod
-    def settings_name(cls) -> str:
-        """It shares the variables of `google`."""
-        return "google"
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the options say."""
-        return capabilities(self.options)
-
-    def refusal(self) -> str | None:
-        """The quota of requests, when it is nearly used up."""
-        return self._service.quota.refusal()
+        super().__init__(options, clients.blocking_client)
 
     def load(self) -> None:
         """Find the credentials and make the first client."""

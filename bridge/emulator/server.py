@@ -22,7 +22,7 @@ from bridge.emulator.limits import Limits, Quota
 from bridge.emulator.speech import EngineRecognizer, Recognizer, echo
 from bridge.emulator.stats import EndedStream, Stats
 from bridge.emulator.statuses import UNAUTHENTICATED, Code, StreamEnded
-from bridge.emulator.stream import House, Stream
+from bridge.emulator.stream import ServerState, Stream
 from bridge.security.auth import is_loopback
 from bridge.session.engine import Engine
 from bridge.settings import SettingsError, environment, read_options
@@ -81,7 +81,7 @@ class Emulator:
         Raises:
             OSError: the address cannot be had.
         """
-        house = House(
+        server_state = ServerState(
             self._recognizer,
             self.config.limits,
             Quota(self.config.limits, self.config.speed),
@@ -102,7 +102,7 @@ class Emulator:
                 ("grpc.keepalive_permit_without_calls", 1),
             ]
         )
-        server.add_generic_rpc_handlers(tuple(self._handlers(api, house) for api in APIS))
+        server.add_generic_rpc_handlers(tuple(self._handlers(api, server_state) for api in APIS))
         try:
             self.port = self._listen(server)
         except RuntimeError as exc:
@@ -116,11 +116,6 @@ class Emulator:
         server, self._server = self._server, None
         if server is not None:
             await server.stop(None)
-
-    async def wait(self) -> None:
-        """Wait until the server has been stopped."""
-        if self._server is not None:
-            await self._server.wait_for_termination()
 
     def freeze(self) -> None:
         """Read nothing and answer nothing, on any stream; connections stay."""
@@ -147,14 +142,14 @@ class Emulator:
         if self.config.deny:
             raise StreamEnded(api.denied)
 
-    def _handlers(self, api: Api, house: House) -> grpc.GenericRpcHandler:
+    def _handlers(self, api: Api, server_state: ServerState) -> grpc.GenericRpcHandler:
         stats = self.stats
 
         # gRPC looks at the function itself: a coroutine function, not something that returns a coroutine.
         async def recognize(_: Any, context: Any) -> None:
             peer = context.peer()
             number = stats.begin(peer)
-            stream = Stream(house, api, self.config.plan.of(number), number, context)
+            stream = Stream(server_state, api, self.config.plan.of(number), number, context)
             try:
                 await stream.run()
             finally:

@@ -75,11 +75,11 @@ class EngineRecognizer:
         )
         # A message may end inside of a sample: the decoder puts the halves together.
         whole = _decoded(audio, StreamDecoder(AudioFormat(sample_rate=asked.sample_rate), rate))
-        speaker = Speaker(api, asked)
+        writer = ResponseWriter(api, asked)
         with self._engine.lease():
             async with contextlib.aclosing(self._engine.recognize(config, whole)) as results:
                 async for result in results:
-                    for response in speaker.say(result):
+                    for response in writer.say(result):
                         yield response
 
     def _rate(self, given: int) -> int:
@@ -95,7 +95,7 @@ async def _decoded(audio: AsyncIterator[bytes], decoder: StreamDecoder) -> Async
         yield pcm
 
 
-class Speaker:
+class ResponseWriter:
     """One stream's results as responses."""
 
     def __init__(self, api: Api, asked: Asked) -> None:

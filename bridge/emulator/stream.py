@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class ServerState:
     """What all streams of a server share.
 
     `running` is clear while the server is frozen. `admit` refuses a call by its metadata, raising `StreamEnded`.
@@ -46,12 +46,12 @@ class House:
 class Stream:
     """One StreamingRecognize call, from its first message to its status."""
 
-    def __init__(self, house: House, api: Api, faults: Faults, number: int, context: Any) -> None:
+    def __init__(self, server_state: ServerState, api: Api, faults: Faults, number: int, context: Any) -> None:
         self.status: Status | None = None
         """How it ended; None: it has not, or the client left."""
         self.requests = 0
-        self._house = house
-        self._limits = house.limits
+        self._server_state = server_state
+        self._limits = server_state.limits
         self._api = api
         self._faults = faults
         self._number = number
@@ -97,12 +97,12 @@ class Stream:
         """Raises what ends the stream; a status that a clock or a reader has set wins over what it led to."""
         try:
             async with self._scope:
-                self._house.admit(self._api, self._context)
+                self._server_state.admit(self._api, self._context)
                 asked = await self._config()
                 try:
                     await self._recognize(asked)
                 finally:
-                    self._house.quota.give_back()
+                    self._server_state.quota.give_back()
         except (TimeoutError, BackendError) as exc:
             if self.status is None:
                 raise
@@ -112,13 +112,13 @@ class Stream:
         message = await self._message()
         if message is None:
             raise StreamEnded(statuses.MALORDERED)
-        asked = self._api.read(message, self._house.location)
-        self._house.stats.configs.append(message)
-        self._house.stats.changed()
+        asked = self._api.read(message, self._server_state.location)
+        self._server_state.stats.configs.append(message)
+        self._server_state.stats.changed()
         self._rate = 2 * asked.sample_rate
         if self._faults.refuse is not None:
             raise StreamEnded(self._fault_status(self._faults.refuse))
-        if not self._house.quota.take(self._loop.time()):
+        if not self._server_state.quota.take(self._loop.time()):
             raise StreamEnded(statuses.EXHAUSTED)
         return asked
 
@@ -128,7 +128,7 @@ class Stream:
             audio = _delayed(audio, round(self._faults.lag * self._rate))
         async with (
             contextlib.aclosing(audio),
-            contextlib.aclosing(self._house.recognizer(self._api, asked, audio)) as responses,
+            contextlib.aclosing(self._server_state.recognizer(self._api, asked, audio)) as responses,
         ):
             async for response in responses:
                 await self._answering()
@@ -145,7 +145,7 @@ class Stream:
         longest = self._rate * self._stream_seconds
         abort_at = math.inf if faults.abort_at is None else faults.abort_at * self._rate
         freeze_at = math.inf if faults.freeze_at is None else faults.freeze_at * self._rate
-        stats = self._house.stats
+        stats = self._server_state.stats
         while (message := await self._message()) is not None:
             chunk: bytes = audio_of(message)
             size = len(chunk)
@@ -169,15 +169,15 @@ class Stream:
         if self._frozen:
             await self._answering()
         if faults.half_close_lag:
-            await asyncio.sleep(faults.half_close_lag / self._house.speed)
+            await asyncio.sleep(faults.half_close_lag / self._server_state.speed)
 
     async def _message(self) -> Any | None:
         """The next request; None at the end. Nothing is read while the server is frozen."""
         self._reading = True
         message = await self._context.read()
         self._reading = False
-        if not self._house.running.is_set():
-            await self._house.running.wait()
+        if not self._server_state.running.is_set():
+            await self._server_state.running.wait()
         if message is grpc.aio.EOF:
             return None
         self._heard = self._loop.time()
@@ -188,8 +188,8 @@ class Stream:
         """Waits while nothing may be answered: for the server to thaw, or, the stream being frozen, for ever."""
         if self._frozen:
             await self._loop.create_future()
-        if not self._house.running.is_set():
-            await self._house.running.wait()
+        if not self._server_state.running.is_set():
+            await self._server_state.running.wait()
 
     # Limits and clocks
 
@@ -199,11 +199,11 @@ class Stream:
         return self._api.stream_seconds if given is None else given
 
     def _too_fast(self) -> bool:
-        due = (self._heard - self._began) * self._house.speed * self._limits.pace_rate
+        due = (self._heard - self._began) * self._server_state.speed * self._limits.pace_rate
         return self._received > (self._limits.pace_seconds + due) * self._rate
 
     def _start_clocks(self) -> None:
-        speed = self._house.speed
+        speed = self._server_state.speed
         self._timers = [
             self._loop.call_later(self._stream_seconds / speed, self._end_by_clock, self._api.stream_limit),
             self._loop.call_later(self._limits.audio_timeout / speed, self._look_for_audio),
@@ -211,7 +211,7 @@ class Stream:
 
     def _look_for_audio(self) -> None:
         """One timer a stream that asks when the last message came: cheaper than one a message."""
-        allowed = self._limits.audio_timeout / self._house.speed
+        allowed = self._limits.audio_timeout / self._server_state.speed
         silent = self._loop.time() - self._heard if self._reading else 0.0
         if self._half_closed:
             return
