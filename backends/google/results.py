@@ -80,8 +80,10 @@ class Transcript:
         if self._partial is not None:
             return False
         start, chunk = self._loud
-        if not chunk or start >= self._covered:
-            return not chunk
+        if not chunk:
+            return True  # nothing was loud yet
+        if start >= self._covered:
+            return False
         samples = np.abs(np.frombuffer(chunk, "<i2").astype(np.int32))
         last = int(np.flatnonzero(samples >= QUIET)[-1]) + 1
         return start + 2 * last / self.bytes_per_second <= self._covered + _ROUNDING

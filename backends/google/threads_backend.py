@@ -2,6 +2,14 @@
 
 The stub is called instead of the client's method: the method returns only with the first response, so that a call
 that is silent could not be cancelled, and v1's method retries with audio that is already used up.
+
+Who waits for whom, in one stream:
+
+- the bridge's thread, in `results`: for a response of gRPC's; in quiet audio for `_inbox` instead, see `_next`;
+- gRPC's thread, in `_requests`: for audio of the bridge, for the pace, and inside gRPC for a connection or for room;
+- a helper in quiet audio, in `_read_aside`: for a response, which it puts into `_inbox`;
+- the event loop waits for none of them; when the session is gone it calls `on_cancel`, which cancels the call, and that
+  frees all three.
 """
 
 from __future__ import annotations

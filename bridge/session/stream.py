@@ -1,7 +1,18 @@
 """One backend stream of a session: what the engine is given, when it has to end, its results on the session's clock.
 
-The session opens one after another; each begins where the finals of those before it end. See `stream_end` for where
-a stream that has lasted long enough is ended, and `BackendStream.watch` for what becomes of one that does not answer.
+The session opens one after another; each begins where the finals of those before it end.
+
+| The stream ends because | who decides | its last word is held back | the next begins |
+|---|---|---|---|
+| the client stopped | `ReplayBuffer.close` | no | never |
+| of a flush that the engine does not know | `AudioReader` | no | at the mark |
+| it lasted long, and a final came | `run`, by `StreamEnd.due` | no: it is abandoned | at that final |
+| it lasted long, and it is quiet | `StreamEnd.take` | no | where it ended |
+| it lasted too long, in speech | `StreamEnd.take` | yes | with that word |
+| speech was left unanswered | `_watch`, by `StreamEnd.ask` | if in speech | where it ended, or with that word |
+| no audio came for long | `_watch` | if it broke off in speech | with the next audio |
+| the buffer is full without a final | `AudioReader`, or `make_room` | if in speech | where it ended, or with that word |
+| it failed, or was given up as stuck | the engine, `_watch` | if its end had come in speech | at its last final |
 """
 
 from __future__ import annotations
