@@ -101,7 +101,7 @@ class LoopHistogram(Collector):
         self._name = name
         self._text = text
         self._bounds = bounds
-        self._label = label
+        self._labelnames = [] if label is None else [label]  # called as in the library's own collectors
         self._series: dict[str, _Series] = {}
         if label is None:
             self.observe = self.labels("").observe
@@ -112,11 +112,11 @@ class LoopHistogram(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """What Prometheus is shown: cumulative counts."""
-        family = HistogramMetricFamily(self._name, self._text, labels=[self._label] if self._label else [])
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labelnames)
         bounds = [*map(floatToGoString, self._bounds), "+Inf"]
         for value, series in self._series.items():
             buckets = list(zip(bounds, map(float, itertools.accumulate(series.counts)), strict=True))
-            family.add_metric([value] if self._label else [], buckets, series.sum)
+            family.add_metric([value] if self._labelnames else [], buckets, series.sum)
         yield family
 
 

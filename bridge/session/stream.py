@@ -11,7 +11,7 @@ The session opens one after another; each begins where the finals of those befor
 | it lasted too long, in speech | `StreamEnd.take` | yes | with that word |
 | speech was left unanswered | `_watch`, by `StreamEnd.ask` | if in speech | where it ended, or with that word |
 | no audio came for long | `_watch` | if it broke off in speech | with the next audio |
-| the buffer is full without a final | `AudioReader`, or `make_room` | if in speech | where it ended, or with that word |
+| the buffer is full, without a final | `AudioReader`, `make_room` | if in speech | where it ended, or with that word |
 | it failed, or was given up as stuck | the engine, `_watch` | if its end had come in speech | at its last final |
 """
 
