@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -22,9 +23,10 @@ from backends.scripted import (
 )
 from bridge.audio.formats import AudioFormat, Encoding
 from bridge.protocols.events import Ack, Error, Final, Partial, Ready, SpeechStarted, Start, Warning
+from bridge.session.engine import Engine
 from bridge.session.limits import SessionLimits
-from bridge.session.session import _backoff
-from tests.session.harness import FunctionEngine, lasting_numbers, markers, session_on, words
+from bridge.session.session import Session, _backoff
+from tests.session.harness import FunctionEngine, Observed, lasting_numbers, markers, session_on, words
 
 QUICK = SessionLimits(stall_seconds=0.4, stop_seconds=5)
 
@@ -279,6 +281,31 @@ async def test_a_full_replay_buffer_asks_for_a_final_instead_of_standing_still()
     assert running.closed.finalized == 48_000
 
 
+async def test_a_nearly_full_replay_buffer_is_marked_once() -> None:
+    """However much comes before the engine has answered: each mark would cut a word."""
+    ready, marks = asyncio.Event(), 0
+
+    async def slow(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        async def counted() -> AsyncIterator[bytes]:
+            nonlocal marks
+            await ready.wait()
+            async for chunk in audio:
+                marks += not chunk
+                yield chunk
+
+        async for result in markers().recognize(config, counted()):
+            yield result
+
+    limits = SessionLimits(replay_seconds=5.0, queue_seconds=100)
+    async with session_on(FunctionEngine(slow, flush=True), limits=limits) as running:
+        await running.send(marker_audio(16, pause=0.0))  # 4.8 s, and 4.5 are nearly all
+        ready.set()
+        running.session.stop()
+    assert marks == 1
+    assert running.text == words(16)
+    assert running.closed.finalized == running.closed.received
+
+
 async def test_audio_waiting_for_the_backend_is_bounded() -> None:
     release = asyncio.Event()
 
@@ -351,6 +378,44 @@ async def test_a_stop_that_the_backend_never_answers_ends_within_its_limit() -> 
         await running.send(bytes(3_200))
         running.session.stop()
     assert running.closed.code == "backend_stalled"
+
+
+async def test_a_stopping_session_that_is_abandoned_closes_with_what_is_final() -> None:
+    asked = asyncio.Event()
+
+    async def one_word(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        async for _ in audio:
+            pass
+        yield Result("word", True, 0.0, 0.5)
+        asked.set()
+        await asyncio.get_running_loop().create_future()
+
+    async with session_on(FunctionEngine(one_word)) as running:
+        await running.send(bytes(32_000))
+        running.session.stop("shutting_down")
+        async with asyncio.timeout(5):
+            await asked.wait()
+        running.session.abandon()
+    assert running.text == "word"
+    assert (running.closed.code, running.closed.finalized) == ("shutting_down", 8_000)
+    assert not [e for e in running.events if isinstance(e, Error)]
+
+
+async def test_a_session_that_is_abandoned_before_it_runs() -> None:
+    async def deaf(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        async for _ in audio:
+            pass
+        await asyncio.get_running_loop().create_future()
+        yield Result("", True, 0, 0)
+
+    engine = Engine(FunctionEngine(deaf), threads=1)
+    session = Session("test", Start(), engine, SessionLimits(), observer=Observed(), language="en-US")
+    session.feed(bytes(3_200))
+    session.stop("shutting_down")
+    session.abandon()
+    async with asyncio.timeout(2):
+        await session.run()
+    assert session.end_code == "shutting_down"
 
 
 async def test_a_stop_that_comes_after_the_client_is_gone_is_harmless() -> None:
@@ -468,6 +533,21 @@ async def test_the_backends_own_words_reach_a_client_only_where_they_help() -> N
     error = next(e for e in running.events if isinstance(e, Error))
     assert "/etc/key" not in error.message
     assert running.closed.code == "backend_misconfigured"
+
+
+async def test_what_is_wrong_with_a_request_is_told_the_client_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def body(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        async for _ in audio:
+            raise BackendError("no such phrase: 'Jane Q. Patient'", code="rejected", fault=Fault.CLIENT)
+        yield Result("", True, 0, 0)
+
+    caplog.set_level(logging.DEBUG)
+    async with session_on(FunctionEngine(body)) as running:
+        await running.send(bytes(3_200))
+    error = next(e for e in running.events if isinstance(e, Error))
+    assert "Jane Q. Patient" in error.message
+    assert "rejected" in caplog.text
+    assert "Jane" not in caplog.text
 
 
 async def test_a_session_owes_acks_even_without_finals() -> None:

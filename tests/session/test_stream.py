@@ -11,9 +11,9 @@ import pytest
 
 from backends.base import BackendError, Capabilities, RecognitionConfig, Result, Word
 from backends.scripted import marker_audio
-from bridge.protocols.events import Final
+from bridge.protocols.events import Final, Partial, Start
 from bridge.session.limits import SessionLimits
-from bridge.session.stream import Experience, without_cut_word
+from bridge.session.stream import UNHEARD, Experience, without_cut_word
 from tests.session.harness import FunctionEngine, Running, markers, session_on, words
 
 
@@ -59,8 +59,6 @@ async def test_no_stream_reaches_its_limit_and_no_word_is_cut(pause: float) -> N
 
 
 async def test_words_held_back_at_a_cut_are_not_shown_to_a_client_that_wants_none() -> None:
-    from bridge.protocols.events import Start
-
     engine = FunctionEngine(limited(4.0), max_stream_seconds=4.0)
     async with session_on(engine, Start(words=False)) as running:
         await running.send(marker_audio(30, pause=0))
@@ -113,6 +111,59 @@ async def test_a_stream_that_gets_no_audio_is_ended_and_the_next_begins_with_aud
     assert running.observed.errors == []
 
 
+class Idle:
+    """Markers from an engine that gets no audio for long; `again` is set when the stream after that is open."""
+
+    def __init__(self, **capabilities: Any) -> None:
+        self.again = asyncio.Event()
+        self.engine = FunctionEngine(self._recognize, idle_seconds=0.1, **capabilities)
+
+    async def _recognize(self, config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        if config.attempt:
+            self.again.set()
+        async for result in markers().recognize(config, audio):
+            yield result
+
+    async def begun_again(self) -> None:
+        async with asyncio.timeout(5):
+            await self.again.wait()
+
+
+IN_WORD_3 = round(32_000 * (3 * 0.6 + 0.15))
+"""Bytes of marker audio up to the middle of `w3`."""
+
+
+@pytest.mark.parametrize("capabilities", [{}, {"max_stream_seconds": 300.0}, {"flush": True}])
+async def test_a_client_that_stalls_in_a_word_and_goes_on(capabilities: dict[str, Any]) -> None:
+    """The next stream waits for more than the first half of the word; that it waits is no fault of the engine's."""
+    idle, audio = Idle(**capabilities), marker_audio(6)
+    async with session_on(idle.engine, limits=SessionLimits(stall_seconds=0.2)) as running:
+        await running.send(audio[:IN_WORD_3])
+        await idle.begun_again()
+        await asyncio.sleep(0.5)
+        await running.send(audio[IN_WORD_3:])
+        running.session.stop()
+    assert running.text == words(6)
+    assert running.observed.errors == []
+    assert [round(c.start, 2) for c in idle.engine.configs] == [0.0, 1.8]
+    assert running.closed.finalized == running.closed.received
+
+
+@pytest.mark.parametrize("flush", [False, True])
+async def test_a_client_that_stalls_in_a_word_and_then_wants_it_final(flush: bool) -> None:
+    idle = Idle()
+    async with session_on(idle.engine) as running:
+        await running.send(marker_audio(6)[:IN_WORD_3])
+        await idle.begun_again()
+        if flush:
+            running.session.flush()
+            await running.until(Final, 4)
+        running.session.stop()
+    assert running.text == words(3) + " w3~"
+    assert running.observed.errors == []
+    assert running.closed.finalized == running.closed.received
+
+
 async def test_a_stream_that_swallows_speech_is_noticed_and_replaced() -> None:
     async def swallows(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
         if not config.attempt:
@@ -150,6 +201,48 @@ async def test_a_healthy_stream_that_hears_no_words_in_noise_is_asked_ever_less(
         running.session.stop()
     assert running.observed.errors == []
     assert 3 <= len(engine.configs) <= 6  # after 0.1, 0.2, 0.4, 0.8 s
+    assert running.closed.finalized == running.closed.received
+
+
+@pytest.mark.parametrize(("answer_seconds", "asked"), [(5.0, True), (None, False)])
+async def test_partials_show_that_a_stream_hears_though_the_client_wants_none(
+    answer_seconds: float | None, asked: bool
+) -> None:
+    given = 0
+
+    async def counted(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        nonlocal given
+        async for result in markers().recognize(config, audio):
+            given += not result.is_final
+            yield result
+
+    engine = FunctionEngine(counted, answer_seconds=answer_seconds)
+    async with session_on(engine, Start(partials=False)) as running:
+        await running.send(marker_audio(4))
+        running.session.stop()
+    assert [c.partials for c in engine.configs] == [asked]
+    assert bool(given) == asked
+    assert not [e for e in running.events if isinstance(e, Partial)]
+    assert running.text == words(4)
+
+
+async def test_speech_that_begins_just_before_a_cut_is_heard_again() -> None:
+    """Nothing was recognized, but the stream was ended in speech: that may have been the beginning of a word."""
+    given = []
+
+    async def deaf(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        samples = 0
+        async for chunk in audio:
+            samples += len(chunk) // 2
+        given.append(samples / config.sample_rate)
+        yield Result("", True, 0.0, given[-1])
+
+    engine = FunctionEngine(deaf, max_stream_seconds=4.0)
+    async with session_on(engine) as running:
+        await running.send(marker_audio(20, pause=0.0))
+        running.session.stop()
+    assert engine.configs[1].start == pytest.approx(given[0] - UNHEARD, abs=0.001)
+    assert running.observed.errors == []
     assert running.closed.finalized == running.closed.received
 
 
@@ -243,6 +336,18 @@ def test_a_cut_word_is_left_to_the_next_stream(given: float, text: str, end: flo
     kept = without_cut_word(Result("one two three", True, 1.0, given, W, confidence=0.9), given)
     assert (kept.text, kept.end, kept.confidence) == (text, end, 0.9)
     assert " ".join(w.text for w in kept.words) == text
+
+
+@pytest.mark.parametrize("text", ["One, two, three.", "One, two, three ?", "one two three three"])
+def test_punctuation_goes_with_the_word_that_is_cut(text: str) -> None:
+    kept = without_cut_word(Result(text, True, 1.0, 2.4, W), 2.4)
+    assert kept.text == text[: text.rfind("three")].rstrip()
+    assert (kept.end, kept.words) == (2.0, W[:-1])
+
+
+def test_a_word_that_is_written_otherwise_in_the_text_stays() -> None:
+    figures = Result("one, two, 3.", True, 1.0, 2.4, W)
+    assert without_cut_word(figures, 2.4) == figures
 
 
 def test_what_cannot_be_told_is_taken_as_it_is() -> None:

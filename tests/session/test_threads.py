@@ -6,13 +6,17 @@ import asyncio
 import contextlib
 import gc
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
 
 from backends.base import BackendError, BlockingBackend, Capabilities, RecognitionConfig, Result, StreamCancelled
-from bridge.session.threads import AUDIO_CHUNKS, ThreadBridge
+from backends.scripted import marker_audio
+from bridge.session.engine import Engine
+from bridge.session.threads import AUDIO_CHUNKS, ThreadBridge, _Results
+from tests.session.harness import markers, session_on, words
 
 Body = Callable[[Iterator[bytes]], Iterator[Result]]
 
@@ -191,6 +195,41 @@ async def test_an_engine_error_reaches_the_session() -> None:
     await bridge.close()
 
 
+async def test_an_engine_that_raises_before_it_returns_an_iterator() -> None:
+    class Refusing(Blocking):
+        def recognize(self, config: RecognitionConfig, audio: Iterator[bytes]) -> Iterator[Result]:
+            raise BackendError("not today", code="rejected")
+
+    bridge = ThreadBridge(Refusing(echo), 1)
+    with pytest.raises(BackendError, match="not today"):
+        async with asyncio.timeout(2):
+            await anext(bridge.recognize(RecognitionConfig(), endless()))
+    await bridge.close()
+
+
+async def test_an_engine_that_returns_early_has_not_heard_what_was_fetched_for_it() -> None:
+    """The session has handed out everything by then, so only the bridge can tell."""
+    fetched = threading.Event()
+
+    async def audio() -> AsyncIterator[bytes]:
+        for chunk in (b"\0\0", b"\1\0", b"\2\0"):
+            yield chunk
+        fetched.set()
+
+    def first_only(audio: Iterator[bytes]) -> Iterator[Result]:
+        yield final(str(int.from_bytes(next(audio), "little")))
+        fetched.wait(5)
+
+    bridge = ThreadBridge(Blocking(first_only), 1)
+    heard = []
+    with pytest.raises(BackendError) as caught:
+        async for result in bridge.recognize(RecognitionConfig(), audio()):
+            heard.append(result.text)  # noqa: PERF401 - what came before the exception counts
+    assert heard == ["0"]
+    assert (caught.value.code, caught.value.retryable) == ("ended_early", True)
+    await bridge.close()
+
+
 async def test_a_failing_audio_iterator_is_the_error_that_is_seen() -> None:
     async def failing() -> AsyncIterator[bytes]:
         yield b"\0\0"
@@ -234,3 +273,70 @@ async def test_a_hundred_streams_leave_no_thread_behind() -> None:
     async with asyncio.timeout(5):
         while any(t.name.startswith("stt-blocking") for t in threading.enumerate()):
             await asyncio.sleep(0.01)
+
+
+async def test_sessions_for_every_thread_go_from_stream_to_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of the stream that has just ended is the only one for the next."""
+
+    class Renewed(Blocking):
+        """Hears markers, and is slow to leave, as an engine is that closes a connection."""
+
+        @property
+        def capabilities(self) -> Capabilities:
+            return Capabilities(max_stream_seconds=2.0)
+
+        def recognize(self, config: RecognitionConfig, audio: Iterator[bytes]) -> Iterator[Result]:
+            player = markers()._player(config)
+            try:
+                for chunk in audio:
+                    yield from player.take(chunk)
+                yield from player.rest()
+            finally:
+                time.sleep(0.02)
+
+    monkeypatch.setattr("tests.session.harness.Engine", lambda backend, threads: Engine(backend, threads=1))
+    async with session_on(Renewed(echo)) as running:
+        await running.send(marker_audio(20))
+        running.session.stop()
+    assert running.observed.errors == []
+    assert running.text == words(20)
+
+
+async def test_close_does_not_wait_for_threads_that_are_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.session.threads.RELEASE_SECONDS", 0.05)
+    release = threading.Event()
+    closed = threading.Event()
+
+    class Stuck(Blocking):
+        def close(self) -> None:
+            closed.set()
+
+    def stuck(audio: Iterator[bytes]) -> Iterator[Result]:
+        yield final(str(next(audio)))
+        release.wait(5)
+
+    backend = Stuck(stuck)
+    bridge = ThreadBridge(backend, 2)
+    streams = [bridge.recognize(RecognitionConfig(), endless()) for _ in range(2)]
+    try:
+        for stream in streams:
+            await anext(stream)
+            reading = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        async with asyncio.timeout(2):
+            await bridge.close()
+        assert closed.is_set()
+        assert not backend.ended.is_set()
+    finally:
+        release.set()
+    await ended(backend)
+
+
+def test_a_thread_that_outlives_the_loop_is_told_so() -> None:
+    loop = asyncio.new_event_loop()
+    results = _Results(loop)
+    loop.close()
+    with pytest.raises(StreamCancelled):
+        results.put(final("too late"))

@@ -160,6 +160,16 @@ async def test_a_stream_that_google_ends_by_itself(name: str) -> None:
         await none_left(emulator)
 
 
+async def test_a_stream_that_google_ends_by_itself_is_told_from_one_that_heard_everything(name: str) -> None:
+    """Without a write that is under way, which would hide the status: the audio goes no further than the end."""
+    plan = Plan(usual=Faults(abort_at=1.5, status="OK"))
+    audio = marker_audio(4)[: round(1.6 * 32_000)]
+    async with emulating(EmulatorConfig(plan=plan)) as emulator, driving(name, emulator) as engine:
+        error = await failure(engine, played(cut(audio), then=forever()))
+        assert (error.code, error.fault, error.retryable) == ("ended_early", *RETRY)
+        await none_left(emulator)
+
+
 async def test_a_channel_that_is_closed_under_a_stream(name: str) -> None:
     async with emulating() as emulator, driving(name, emulator) as engine:
         stream = engine.recognize(RecognitionConfig(), played(cut(marker_audio(2)), then=forever()))
@@ -247,6 +257,22 @@ async def test_the_audio_s_own_failure_passes(name: str) -> None:
         broken.set_exception(ZeroDivisionError())
         error = await failure(engine, played(cut(marker_audio(1)), then=broken))
         assert isinstance(error.__cause__, ZeroDivisionError)  # the engine's face wraps what is not a BackendError
+        await none_left(emulator)
+
+
+async def test_a_writer_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the stream would hang until it is given up, and nobody would know why."""
+    chunks = itertools.count()
+
+    def broken(chunk: bytes) -> list[bytes]:
+        if next(chunks) == 3:
+            raise ZeroDivisionError
+        return [chunk]
+
+    monkeypatch.setattr("backends.google.async_backend.messages", broken)
+    async with emulating() as emulator, driving("google", emulator) as engine:
+        error = await failure(engine, played(cut(marker_audio(3)), then=forever()))
+        assert isinstance(error.__cause__, ZeroDivisionError)
         await none_left(emulator)
 
 

@@ -130,3 +130,29 @@ def test_a_backend_error_stays_itself() -> None:
 def test_a_status_inside_of_a_response() -> None:
     assert from_code(8, "quota").code == "overloaded"
     assert from_code(999, "").code == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("Invalid recognition 'config': bad language code.", "language"),
+        ("Invalid language code: xx", "language"),
+        ("Unsupported language: xx", "language"),
+        ('The language "xx-XX" is not supported by the model "long" in the location named "global".', "language"),
+        ("Request contains an invalid argument: unsupported field language_hints", "rejected"),
+        ("Only one alternative language code is allowed.", "rejected"),
+        ("Recognizer not found for language", "rejected"),
+    ],
+)
+def test_only_what_is_wrong_with_a_language_is_called_so(text: str, code: str) -> None:
+    error = from_status(S.INVALID_ARGUMENT, text)
+    assert (error.code, (error.fault, error.retryable), str(error)) == (code, CLIENT, text)
+
+
+def test_a_client_is_not_told_the_name_of_the_project() -> None:
+    phrases = "projects/acme-prod-7/locations/eu/phraseSets/vip"
+    for quote in ("{}", "'{}'", '"{}"', "{}, {}"):
+        error = from_status(S.INVALID_ARGUMENT, f"Bad phrase set {quote.format(phrases, phrases)} in the request")
+        assert error.fault is Fault.CLIENT
+        assert str(error) == f"Bad phrase set {quote.format('projects/…', 'projects/…')} in the request"
+    assert phrases in str(from_status(S.PERMISSION_DENIED, f"Denied on {phrases}"))  # the operator is

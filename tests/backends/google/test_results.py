@@ -92,6 +92,16 @@ def test_a_final_ends_behind_its_last_word(version: str) -> None:
     assert result.end == 1.3
 
 
+def test_a_final_without_an_end_covers_what_its_partial_did(version: str) -> None:
+    """Else it would be said, and its audio heard again by the next stream."""
+    transcript = heard(version, LOUD * 40)
+    list(transcript.take(response(version, interim("hello", 1.5))))
+    (result,) = transcript.take(response(version, final("hello", 0.0)))
+    assert (result.text, result.start, result.end) == ("hello", 0.0, 1.5)
+    (later,) = transcript.take(response(version, final("world", 0.0)))
+    assert (later.text, later.start, later.end) == ("world", 1.5, 3.0)  # nothing is known: all but the last second
+
+
 def test_a_final_stays_inside_of_the_audio_and_behind_the_last_one(version: str) -> None:
     transcript = heard(version, LOUD * 10)
     (first,) = transcript.take(response(version, final("a", 9.0, ("a", 0.5, 8.0))))
@@ -171,6 +181,15 @@ def test_speakers(version: str) -> None:
     (result,) = transcript.take(response(version, again))
     assert result.words == (Word("world", 1.2, 1.9, speaker="2"),)
     assert result.start == 1.2
+
+
+def test_speakers_whose_repeated_words_end_a_little_later(version: str) -> None:
+    transcript = heard(version, LOUD * 40, diarization=True)
+    list(transcript.take(response(version, final("a b", 1.0, ("a", 0.1, 0.5), ("b", 0.6, 1.0)))))
+    again = final("c", 2.5, ("a", 0.1, 0.5), ("b", 0.6, 1.02), ("c", 2.0, 2.5))
+    (result,) = transcript.take(response(version, again))
+    assert result.words == (Word("c", 2.0, 2.5),)
+    assert result.start == 2.0
 
 
 # Silence
