@@ -7,6 +7,7 @@ up, and a cancellation before that leaves the call running. And v1's method retr
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, ClassVar, Final
 
@@ -130,7 +131,8 @@ class _Stream:
         if response is None:
             return self._transcript.claim()
         self.answered = True
-        return self._transcript.take(type(response).pb(response))
+        # A server that answers silence, too, leaves no other moment for a claim.
+        return itertools.chain(self._transcript.take(type(response).pb(response)), self._transcript.claim())
 
     async def _response(self) -> Any:
         """The next response, or EOF; None: time for a claim.

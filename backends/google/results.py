@@ -153,11 +153,13 @@ class Transcript:
         )
 
     def _read_words(self, best: Any) -> Iterator[Word]:
-        """The words whose times are known. With speakers told apart, words of earlier finals may come again."""
+        """The words, if their times are known. With speakers told apart, words of earlier finals may come again."""
+        if not best.words or _seconds(getattr(best.words[-1], self._fields.word_end)) <= 0:
+            return
         for word in best.words:
             start = _seconds(getattr(word, self._fields.word_start))
             end = _seconds(getattr(word, self._fields.word_end))
-            if end <= 0 or (self._diarization and (start + end) / 2 <= self._covered):  # its end may be rounded
+            if self._diarization and (start + end) / 2 <= self._covered:  # its end may be rounded
                 continue
             yield Word(
                 word.word,

@@ -114,6 +114,7 @@ class _Stream:
             if response is _END:
                 break
             yield from self._transcript.take(type(response).pb(response))
+            yield from self._transcript.claim()  # a server that answers silence, too, leaves no other moment
         if self._failure is not None:
             raise self._failure
         if self._half_closed:

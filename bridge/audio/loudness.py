@@ -76,3 +76,15 @@ class Loudness:
             if self.quiet_seconds >= seconds - 1e-9:
                 return end
         return None
+
+
+def quiet_near(pcm: bytes, at: int, rate: int) -> int:
+    """The quiet place nearest to sample `at`; `at` itself where nothing is quiet. Quiet as in `Loudness`."""
+    samples = np.abs(np.frombuffer(pcm, "<i2").astype(np.int32))
+    frame = round(FRAME_SECONDS * rate)
+    starts = np.arange(0, len(samples) - frame + 1, frame)
+    if not len(starts):
+        return at
+    peaks = _highest.reduceat(samples, starts)
+    middles = starts[peaks <= max(QUIET_PEAK, QUIET_SHARE * int(peaks.max()))] + frame // 2
+    return int(middles[np.abs(middles - at).argmin()]) if len(middles) else at

@@ -128,6 +128,14 @@ class ReplayBuffer:
                 return when
         return None
 
+    def audio(self, first: int, last: int) -> bytes:
+        """The samples from `first` to `last`, as far as they are held."""
+        parts = []
+        for at, pcm, _ in self._chunks:
+            if at < last and at + len(pcm) // _WIDTH > first:
+                parts.append(pcm[max(0, first - at) * _WIDTH : (last - at) * _WIDTH])
+        return b"".join(parts)
+
     def reader(self, end: StreamEnd | None = None) -> AudioReader:
         """A new reader from `start` on; the one before it gets nothing more. `end` decides where it ends by itself."""
         if self._reader is not None:

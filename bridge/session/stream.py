@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from backends.base import BackendError, Capabilities, RecognitionConfig, Result
+from bridge.audio.loudness import quiet_near
 from bridge.session.engine import Engine
 from bridge.session.replay import ReplayBuffer
 from bridge.session.stream_end import StreamEnd
@@ -37,12 +38,18 @@ PROBE_CAP: Final = 60.0
 """Seconds that a backend may leave such audio unanswered at most, once it has shown that it heard no words in it."""
 LEAST_LIMIT: Final = 1.0
 """Seconds below which no engine's limit lies: a stream that is ended so early has another fault."""
+SHORTER: Final = 0.8
+"""Share that is left of a stream's length when its last answer came too late for the engine's limit."""
+CAUTIOUS: Final = 4.0
+"""Seconds that a stream lasts at least when those before it failed without a final."""
 LOOKS: Final = 16
 """Looks at a stream within the time that it has to answer: a stall is noticed by so much later than it might be."""
 NEARLY_ALL: Final = 1.0
 """Seconds of audio that may be left for a stream that counts as having been given everything."""
 UNHEARD: Final = 0.6
 """Seconds of audio after a final's last word, before a cut in speech, that may hold a word which was not recognized."""
+ROUNDED: Final = 0.1
+"""Seconds by which a word's times may be off."""
 LONGEST_WORD: Final = 3.0
 LEAST_PROGRESS: Final = 0.5
 """Seconds. A word that is longer, or so near to the stream's start, is taken as it is: else the same audio might be
@@ -69,8 +76,27 @@ class Experience:
         self.patience = self._patience = can.answer_seconds
         self.longest = can.max_stream_seconds
         self._ended_at: float | None = None
+        self._cautious: float | None = None
         self.broken_off = 0
         """Session position at which audio last broke off in speech: the word there needs what follows to be heard."""
+
+    def advanced(self) -> None:
+        """A stream came to its end."""
+        self._cautious = None
+
+    def failed(self, age: float, *, progress: bool) -> None:
+        """A stream of so many seconds failed. Without a final, the next is ended early, so that there is one."""
+        if progress:
+            self._cautious = None
+        elif age >= LEAST_LIMIT:
+            self._cautious = max(CAUTIOUS, min(age, self._cautious or age) / 2)
+
+    @property
+    def stream_seconds(self) -> float | None:
+        """How long the next stream should last at most."""
+        if self.longest is None or self._cautious is None:
+            return self.longest
+        return min(self.longest, self._cautious)
 
     def heard_words(self) -> None:
         """The engine recognized something."""
@@ -81,11 +107,17 @@ class Experience:
         if self.patience is not None:
             self.patience = min(2 * self.patience, max(PROBE_CAP, self.patience))
 
-    def ended_by_limit(self, age: float) -> None:
-        """The engine ended a stream of so many seconds because it had lasted too long. The second time it counts."""
+    def ended_by_limit(self, age: float, *, late: bool = False) -> None:
+        """The engine ended a stream of so many seconds because it had lasted too long. The second time it counts.
+
+        `late`: its audio had been ended before that, too late for the answer. The next must end earlier than this one,
+        or they might all be ended so, and speech without finals never come forward.
+        """
         if self.longest is None or age < LEAST_LIMIT:
             return
-        if self._ended_at is not None:
+        if late:
+            self.longest = min(self.longest, max(LEAST_LIMIT, SHORTER * age))
+        elif self._ended_at is not None:
             self.longest = min(self.longest, max(age, self._ended_at))
         self._ended_at = age
 
@@ -111,7 +143,7 @@ class BackendStream:
         self._end = (
             None
             if can.flush and can.max_stream_seconds is None and can.idle_seconds is None
-            else StreamEnd(engine.sample_rate, experience.longest, self._loop.time)
+            else StreamEnd(engine.sample_rate, experience.stream_seconds, self._loop.time)
         )
         self.reader = buffer.reader(self._end)
         self.reader.flush_marks = can.flush
@@ -159,12 +191,16 @@ class BackendStream:
             renewed = await self._read(config)
         except BackendError as exc:
             if exc.code == "stream_limit" and self._end is not None:
-                self._experience.ended_by_limit(self._end.age)
+                self._experience.ended_by_limit(self._end.age, late=self.reader.ended)
             self._release()
+            if self._end is not None:
+                self._experience.failed(self._end.age, progress=self._buffer.start > self.reader.base)
             raise
         finally:
             self._watch_handle.cancel()
             self.reader.detach()
+        if renewed or self.reader.ended:
+            self._experience.advanced()
         if renewed:
             return
         if not self.reader.ended:
@@ -214,8 +250,20 @@ class BackendStream:
         held, self._held = self._held, None
         if held is None:
             return False
-        self._place(without_cut_word(held, self._given))
+        kept = without_cut_word(held, self._given)
+        if len(kept.words) < len(held.words):
+            kept = self._ended_between_words(kept)
+        self._place(kept)
         return True
+
+    def _ended_between_words(self, result: Result) -> Result:
+        """With its end moved to a quiet place nearby: engines round the times of words, Google's to 0.1 s."""
+        at = self.reader.base + round(result.end * self._rate)
+        first = max(self._buffer.start, at - round(ROUNDED * self._rate))
+        pcm = self._buffer.audio(first, at + round(ROUNDED * self._rate))
+        end = (first + quiet_near(pcm, at - first, self._rate) - self.reader.base) / self._rate
+        words = tuple(dataclasses.replace(w, start=min(w.start, end), end=min(w.end, end)) for w in result.words)
+        return dataclasses.replace(result, end=end, words=words)
 
     @property
     def _given(self) -> float:
@@ -310,7 +358,7 @@ def without_cut_word(result: Result, given: float) -> Result:
     if given - last.end > UNHEARD:
         return dataclasses.replace(result, end=last.end)
     if last.end - last.start > LONGEST_WORD or last.start < LEAST_PROGRESS:
-        return result
+        return dataclasses.replace(result, end=last.end)
     at = result.text.rfind(last.text.strip())  # punctuation may follow it in the text
     if at < 0:
         return result  # it is written otherwise in the text: better cut than said twice

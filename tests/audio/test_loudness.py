@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bridge.audio.loudness import Loudness
+from bridge.audio.loudness import Loudness, quiet_near
 from tests.speech import SAMPLES, pcm
 
 RATE = 16_000
@@ -78,3 +78,11 @@ def test_an_empty_chunk_says_nothing() -> None:
     loudness = Loudness(RATE)
     assert not loudness.hear(b"")
     assert loudness.quiet_at(b"", 0.04) is None
+
+
+def test_the_quiet_place_nearest_to_a_position() -> None:
+    audio = noise(3_000, 0.05) + level(0, 0.03) + noise(3_000, 0.1) + level(0, 0.02)
+    for at, place in ((0.0, 0.055), (0.07, 0.065), (0.1, 0.075), (0.19, 0.185)):
+        assert quiet_near(audio, round(at * RATE), RATE) / RATE == pytest.approx(place, abs=0.011)
+    assert quiet_near(noise(3_000, 0.2), 100, RATE) == 100
+    assert quiet_near(b"", 7, RATE) == 7

@@ -12,7 +12,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -347,6 +347,25 @@ async def test_silence_is_closed_while_google_says_nothing(name: str) -> None:
         assert end <= 7
         await stream.aclose()
         await none_left(emulator)
+
+
+async def test_silence_is_closed_while_a_server_answers_it(name: str) -> None:
+    """With a response to each message there is always something to read."""
+
+    async def answers(api: Any, asked: Any, audio: AsyncGenerator[bytes, None]) -> AsyncGenerator[Any, None]:
+        async for _ in audio:
+            yield api.response()
+
+    emulator = Emulator(EmulatorConfig(), answers)
+    await emulator.start()
+    try:
+        async with driving(name, emulator) as engine:
+            results = await recognized(engine, played([SILENCE] * 40))
+    finally:
+        await emulator.kill()
+    assert not text(results)
+    assert len(results) >= 3
+    assert results[-1].end == pytest.approx(20)
 
 
 async def test_speech_after_silence_is_heard(name: str) -> None:
