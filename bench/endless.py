@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import platform
-import re
 import resource
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backends.markers import MARKER_SECONDS, marker_audio
-from bench.carried import resident_mb, threads_of
+from bench.process import announced, environment, resident_mb, threads_of
 from bridge.client import Client, connect
 from bridge.emulator.faults import Faults, Plan
 from bridge.emulator.limits import Limits
@@ -40,7 +39,6 @@ DIFFERENT_WORDS: Final = 8_000
 """Then they begin again: with more, the step back in level would be a quiet moment, 20 dB below what came before."""
 TOLERANCE: Final = 0.2
 """Seconds that a word's time may be off."""
-_BANNER: Final = re.compile(r"stream\s+(ws://\S+)")
 
 
 @dataclass(frozen=True)
@@ -147,10 +145,9 @@ async def session(url: str, spoken: Spoken, speed: float) -> ClosedMessage:
 @contextlib.asynccontextmanager
 async def server(env: dict[str, str]) -> AsyncIterator[tuple[int, str, list[str]]]:
     """The real server in a process of its own: its number, its stream's address, and what it logs."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("STT_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bridge", "serve", "--port", "0", "--log-level", "warning"),
-        env=clean | env,
+        env=environment(env),
         stderr=subprocess.PIPE,
     )
     if process.stderr is None:
@@ -162,13 +159,13 @@ async def server(env: dict[str, str]) -> AsyncIterator[tuple[int, str, list[str]
             log.append(line.decode())  # noqa: PERF401 - read while it is written
 
     async for line in process.stderr:
-        if match := _BANNER.search(line.decode()):
+        if url := announced("stream", line.decode()):
             break
     else:
         raise SystemExit("the server did not start")
     reading = asyncio.create_task(read(process.stderr))
     try:
-        yield process.pid, match[1], log
+        yield process.pid, url, log
     finally:
         if process.returncode is None:
             process.terminate()

@@ -15,17 +15,15 @@ import contextlib
 import json
 import os
 import platform
-import re
-import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, Final
 
-from bench.carried import cpu_seconds, resident_mb, threads_of
+from bench.process import cpu_seconds, resident_mb, started, threads_of
 
 SESSIONS: Final = (1, 50, 200)
 CONTENDERS: Final = ("bare-async", "bridge-async", "bare-threads", "bridge-threads")
@@ -83,29 +81,11 @@ def _arguments() -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def started(command: list[str], banner: str, env: Mapping[str, str] | None = None) -> Iterator[tuple[int, str]]:
-    """A process of the bridge, its id, and what its banner names; stopped at the end."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("STT_")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bridge", *command], env=clean | dict(env or {}), stderr=subprocess.PIPE, text=True
-    )
-    try:
-        for line in process.stderr or ():
-            if match := re.search(rf"{banner}\s+(\S+)", line):
-                yield process.pid, match[1]
-                return
-        raise SystemExit(f"{command[0]} did not start (exit code {process.wait()})")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
-
-
-@contextlib.contextmanager
 def emulator() -> Iterator[str]:
     """The emulator in mode echo, without quotas; its `host:port`."""
     limits = ["--max-streams", str(_MANY), "--requests-per-minute", str(_MANY), "--pace-seconds", "0"]
     command = ["emulate-google", "--mode", "echo", "--port", "0", "--log-level", "warning", *limits]
-    with started(command, "endpoint") as (_, endpoint):
+    with started(command, "endpoint", {}) as (_, endpoint):
         yield endpoint
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bench.carried import resident_mb, threads_of
 from bench.load import FRAME_BYTES, FRAME_SECONDS, percentiles
+from bench.process import resident_mb, threads_of
 
 WARM_UP: Final = 2.0
 """Seconds at the start that are left out: connections, streams and caches are made."""

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import resource
 import socket
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
@@ -24,6 +23,7 @@ from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.protocols.native import NativeCodec
 from bridge.security.auth import Gatekeeper, is_loopback
+from bridge.security.certificates import unusable
 from bridge.session.engine import Engine
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
@@ -233,13 +233,11 @@ def check_certificate(settings: Settings) -> None:
     """
     if settings.tls_cert is None or settings.tls_key is None:
         return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as exc:
+    if reason := unusable(settings.tls_cert, settings.tls_key):
         raise SettingsError(
             f"STT_TLS_CERT, STT_TLS_KEY: '{settings.tls_cert}' and '{settings.tls_key}' are not allowed: they should "
-            f"hold a certificate chain and its key in PEM ({exc.strerror or exc})"
-        ) from None
+            f"hold a certificate chain and its key in PEM ({reason})"
+        )
 
 
 @contextlib.asynccontextmanager

@@ -57,15 +57,10 @@ def _v1_request(options: GoogleOptions, config: RecognitionConfig, _project: str
         language_code=config.language,
         alternative_language_codes=_languages(options, config)[1:],
         model=options.model,
-        profanity_filter=options.profanity_filter,
-        enable_automatic_punctuation=options.punctuation,
-        enable_word_time_offsets=options.word_times,
-        enable_word_confidence=options.word_confidence,
+        **_features(options),
     )
     if config.phrases:
-        phrases = speech_v1.PhraseSet(phrases=[{"value": phrase} for phrase in config.phrases])
-        if options.phrase_boost is not None:
-            phrases.boost = options.phrase_boost
+        phrases = speech_v1.PhraseSet(**_phrases(options, config))
         recognition.adaptation = speech_v1.SpeechAdaptation(phrase_sets=[phrases])
     return speech_v1.StreamingRecognizeRequest(
         streaming_config=speech_v1.StreamingRecognitionConfig(
@@ -77,12 +72,7 @@ def _v1_request(options: GoogleOptions, config: RecognitionConfig, _project: str
 
 
 def _v2_request(options: GoogleOptions, config: RecognitionConfig, project: str) -> Any:
-    features = speech_v2.RecognitionFeatures(
-        profanity_filter=options.profanity_filter,
-        enable_automatic_punctuation=options.punctuation,
-        enable_word_time_offsets=options.word_times,
-        enable_word_confidence=options.word_confidence,
-    )
+    features = speech_v2.RecognitionFeatures(**_features(options))
     if options.diarization:
         features.diarization_config = speech_v2.SpeakerDiarizationConfig(
             min_speaker_count=options.speakers_min or 1,
@@ -99,9 +89,7 @@ def _v2_request(options: GoogleOptions, config: RecognitionConfig, project: str)
         features=features,
     )
     if config.phrases:
-        phrases = speech_v2.PhraseSet(phrases=[{"value": phrase} for phrase in config.phrases])
-        if options.phrase_boost is not None:
-            phrases.boost = options.phrase_boost
+        phrases = speech_v2.PhraseSet(**_phrases(options, config))
         recognition.adaptation = speech_v2.SpeechAdaptation(
             phrase_sets=[speech_v2.SpeechAdaptation.AdaptationPhraseSet(inline_phrase_set=phrases)]
         )
@@ -117,6 +105,22 @@ def _v2_request(options: GoogleOptions, config: RecognitionConfig, project: str)
         recognizer=options.recognizer_name(project),
         streaming_config=speech_v2.StreamingRecognitionConfig(config=recognition, streaming_features=streaming),
     )
+
+
+def _features(options: GoogleOptions) -> dict[str, bool]:
+    """What both versions call alike."""
+    return {
+        "profanity_filter": options.profanity_filter,
+        "enable_automatic_punctuation": options.punctuation,
+        "enable_word_time_offsets": options.word_times,
+        "enable_word_confidence": options.word_confidence,
+    }
+
+
+def _phrases(options: GoogleOptions, config: RecognitionConfig) -> dict[str, Any]:
+    """The fields of a set of phrases."""
+    boost = {} if options.phrase_boost is None else {"boost": options.phrase_boost}
+    return {"phrases": [{"value": phrase} for phrase in config.phrases]} | boost
 
 
 def _languages(options: GoogleOptions, config: RecognitionConfig) -> list[str]:

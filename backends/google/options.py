@@ -254,6 +254,7 @@ def _endpoint(text: str) -> Endpoint:
 
 
 def _is_loopback(host: str) -> bool:
+    """As `bridge.security.auth.is_loopback`, which an engine may not import."""
     if host == "localhost":
         return True
     try:

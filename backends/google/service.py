@@ -65,6 +65,15 @@ class GoogleEngine(Backend):
         options = options or GoogleOptions()
         super().__init__(options)
         self._service = Service(options, make)
+        self._capabilities = Capabilities(
+            word_times=options.word_times,
+            confidences=True,
+            phrases=True,
+            max_stream_seconds=options.stream_seconds,
+            max_streams=options.max_streams,
+            idle_seconds=options.idle_seconds,
+            answer_seconds=options.answer_seconds,
+        )
 
     @classmethod
     def settings_name(cls) -> str:
@@ -74,16 +83,7 @@ class GoogleEngine(Backend):
     @property
     def capabilities(self) -> Capabilities:
         """What Google can do under these options."""
-        options = self._service.options
-        return Capabilities(
-            word_times=options.word_times,
-            confidences=True,
-            phrases=True,
-            max_stream_seconds=options.stream_seconds,
-            max_streams=options.max_streams,
-            idle_seconds=options.idle_seconds,
-            answer_seconds=options.answer_seconds,
-        )
+        return self._capabilities
 
     def refusal(self) -> str | None:
         """The quota of requests, when it is nearly used up."""

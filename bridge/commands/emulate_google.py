@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bridge.commands.exits import Exit, complain
+from bridge.commands.loop import run_loop
 
 if TYPE_CHECKING:
     from bridge.emulator.server import EmulatorConfig
@@ -142,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
         config = _config(args)
         check(config, insecure=args.insecure)
         logs.configure(args.log_level, args.log_format)
-        return _run_loop(config)
+        return run_loop(_serve(config))
     except (PlanError, SettingsError) as exc:
         complain(exc)
         return Exit.USAGE
@@ -204,14 +205,6 @@ def _config(args: argparse.Namespace) -> EmulatorConfig:
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
     )
-
-
-def _run_loop(config: EmulatorConfig) -> int:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(_serve(config))
-    return uvloop.run(_serve(config))
 
 
 async def _serve(config: EmulatorConfig) -> int:

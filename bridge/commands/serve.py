@@ -9,8 +9,10 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
+
+from bridge.commands.loop import run_loop
 
 GC_THRESHOLDS: Final = (10_000, 50, 50)
 """Allocations between collections of the youngest generation, and collections before the next older one's."""
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             log_format=args.log_format,
         )
         logs.configure(settings.log_level, settings.log_format)
-        return _loop_runner()(_serve(make_bridge, settings))
+        return run_loop(_serve(make_bridge, settings))
     except SettingsError as exc:
         sys.stderr.write(f"stt-bridge: {exc}\n")
         return 2
@@ -119,14 +121,6 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-
-
-def _loop_runner() -> Callable[[Awaitable[int]], int]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run  # type: ignore[return-value]
-    return uvloop.run  # type: ignore[return-value]
 
 
 def _leave_stuck_threads() -> None:

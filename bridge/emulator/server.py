@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hmac
 import logging
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from bridge.emulator.stats import EndedStream, Stats
 from bridge.emulator.statuses import UNAUTHENTICATED, Code, StreamEnded
 from bridge.emulator.stream import ServerState, Stream
 from bridge.security.auth import is_loopback
+from bridge.security.certificates import unusable
 from bridge.session.engine import Engine
 from bridge.settings import SettingsError, environment, read_options
 
@@ -182,13 +182,10 @@ def check(config: EmulatorConfig, *, insecure: bool) -> None:
         raise SettingsError("--tls-cert and --tls-key belong together: give both or neither")
     if cert is None or key is None:
         return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
-    except OSError as exc:  # ssl.SSLError is one
+    if reason := unusable(cert, key):
         raise SettingsError(
-            f"--tls-cert, --tls-key: '{cert}' and '{key}' should hold a certificate chain and its key in PEM "
-            f"({exc.strerror or exc})"
-        ) from None
+            f"--tls-cert, --tls-key: '{cert}' and '{key}' should hold a certificate chain and its key in PEM ({reason})"
+        )
 
 
 def make_engine(config: EmulatorConfig) -> Engine | None:

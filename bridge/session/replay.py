@@ -20,6 +20,9 @@ _WIDTH: Final = 2  # bytes of a sample
 _SMALL: Final = 640
 """Bytes (20 ms at 16 kHz); smaller chunks are joined, because each costs 200 bytes beside its audio."""
 
+NEARLY_FULL: Final = 0.9
+"""Share of the replay limit from which a final is wanted."""
+
 Chunk = tuple[int, bytes, float]
 """Position of the first sample, the audio, when it arrived (the last of it, where chunks were joined)."""
 
@@ -48,6 +51,7 @@ class ReplayBuffer:
         """When the last audio came."""
         self._queue_limit = queue_limit
         self._replay_limit = replay_limit
+        self._nearly_full = round(NEARLY_FULL * replay_limit)
         self._chunks: deque[Chunk] = deque()
         self._flushes: list[int] = []  # positions, ascending
         self._reader: AudioReader | None = None
@@ -67,6 +71,11 @@ class ReplayBuffer:
     def full(self) -> bool:
         """Whether the replay limit is reached: only a final can make room."""
         return self.held >= self._replay_limit
+
+    @property
+    def nearly_full(self) -> bool:
+        """Whether a final is wanted, so that the limit is not reached."""
+        return self.held >= self._nearly_full
 
     @property
     def has_room(self) -> bool:

@@ -35,9 +35,6 @@ BACKOFF_CAP: Final = 5.0
 OVERLOAD_FACTOR: Final = 6
 """How many times longer both are for a backend that is overloaded, or whose quota is used up."""
 
-FULL_SHARE: Final = 0.9
-"""Share of the replay limit from which a final is wanted."""
-
 
 class Session:
     """One session on one engine. Feed it from one task, run it in another, read its outboxes from others.
@@ -68,7 +65,6 @@ class Session:
             queue_limit=round(limits.queue_seconds * self._rate),
             replay_limit=round(limits.replay_seconds * self._rate),
         )
-        self._replay_share = round(FULL_SHARE * limits.replay_seconds * self._rate)
         self._hub = Hub(limits.outbox_events)
         self._loop = asyncio.get_running_loop()
         self._opened = self._active = self._acked = self._loop.time()
@@ -123,7 +119,7 @@ class Session:
         self._observer.audio((self._buffer.end - before) / self._rate)
         if now - self._acked >= self._limits.ack_seconds:
             self._ack(now)
-        if self._stream is not None and self._buffer.held >= self._replay_share:
+        if self._stream is not None and self._buffer.nearly_full:
             self._stream.make_room()
         return self._buffer.has_room
 

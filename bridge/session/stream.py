@@ -199,12 +199,11 @@ class BackendStream:
         finally:
             self._watch_handle.cancel()
             self.reader.detach()
-        if renewed or self.reader.ended:
-            self._experience.advanced()
+        if not renewed and not self.reader.ended:
+            raise BackendError("the stream ended early", code="ended_early", retryable=True)
+        self._experience.advanced()
         if renewed:
             return
-        if not self.reader.ended:
-            raise BackendError("the stream ended early", code="ended_early", retryable=True)
         if self._asked and not self._words:
             self._experience.heard_nothing()
         if not self._release():

@@ -39,7 +39,7 @@ the most of a longest stream in one: `HARD`, the wait and the last piece stay wi
 
 
 class StreamEnd:
-    """Where one stream ends. `position` counts the samples that it has been given."""
+    """Where one stream ends. It is shown all audio before the stream is given it."""
 
     def __init__(self, rate: int, max_seconds: float | None, clock: Callable[[], float]) -> None:
         self.in_speech = False

@@ -1,0 +1,60 @@
+"""Processes of the bridge that a benchmark starts, and what they cost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with these settings and no others."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("STT_")} | dict(settings)
+
+
+def announced(name: str, line: str) -> str | None:
+    """What a line of the banner says of `name` (`stream`, `endpoint`); None if it speaks of something else."""
+    found = re.fullmatch(rf"\s*{name}\s+(\S+)\s*", line)
+    return found[1] if found else None
+
+
+@contextlib.contextmanager
+def started(command: list[str], name: str, settings: Mapping[str, str]) -> Iterator[tuple[int, str]]:
+    """A process of the bridge, its id, and what its banner says of `name`; stopped at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bridge", *command], env=environment(settings), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for line in process.stderr or ():
+            if address := announced(name, line):
+                yield process.pid, address
+                return
+        raise SystemExit(f"{command[0]} did not start (exit code {process.wait()})")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def resident_mb(pid: int, which: str = "VmRSS") -> float:
+    """Resident memory of a process; `which` VmHWM for its peak."""
+    line = next(ln for ln in Path(f"/proc/{pid}/status").read_text().splitlines() if ln.startswith(which))
+    return int(line.split()[1]) / 1024
+
+
+def threads_of(pid: int) -> int:
+    """Threads of a process, those that native libraries start included."""
+    return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
