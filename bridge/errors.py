@@ -40,6 +40,9 @@ _ROWS: Final = (
     ErrorCode("too_many_errors", 4429, 429, "client", True, False, "The connection sent too many bad messages."),
     ErrorCode("bad_start", 4400, 400, "client", True, False, "A field of `start` is missing or has a bad value."),
     ErrorCode("unsupported_audio", 4415, 415, "client", True, False, "The audio format is not supported."),
+    ErrorCode(
+        "undecodable_audio", 4422, 422, "client", True, False, "The audio's container or codec cannot be decoded."
+    ),
     ErrorCode("unsupported_language", 4400, 400, "client", True, False, "The backend does not know the language."),
     ErrorCode("start_timeout", 4408, 408, "client", True, True, "No `start` came in time."),
     ErrorCode("idle_timeout", 4408, 408, "client", True, True, "Neither audio nor a message came in time."),
