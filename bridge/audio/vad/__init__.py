@@ -1,0 +1,1 @@
+"""Voice activity detection: which stretches of a stream are speech."""
