@@ -15,7 +15,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from typing import Final
 from bridge.app import serving
 from bridge.audio.decode import StreamDecoder
 from bridge.audio.files import open_audio
+from bridge.audio.formats import AudioFormat
 from bridge.client import connect
 from bridge.commands.latency import Latencies
 from bridge.commands.stream import Sender, converse, stream_url
@@ -84,11 +85,27 @@ async def stream(url: str, path: Path, total: Latencies, *, paced: bool, after: 
 
 def offline(path: Path) -> str:
     """The same engine and model, given the whole file as one utterance."""
+    with open_audio(str(path)) as source:
+        pcm = decoded(source.format, source.chunks(1_000))
+    return recognized(pcm)
+
+
+def decoded(audio: AudioFormat, messages: Iterable[bytes]) -> bytes:
+    """All of it as PCM16 mono at the engine's rate."""
+    decoder = StreamDecoder(audio, 16_000)
+    pcm: list[bytes] = []
+    for message in messages:
+        decoder.push(message)
+        pcm += (piece for (piece,) in iter(decoder.read, None))
+    decoder.finish()
+    pcm += (piece for (piece,) in iter(decoder.read, None))
+    return b"".join(pcm)
+
+
+def recognized(pcm: bytes) -> str:
+    """What the embedded engine hears in the whole as one utterance."""
     import pocketsphinx  # noqa: PLC0415 - only with --offline
 
-    with open_audio(str(path)) as source:
-        decoder = StreamDecoder(source.format, 16_000)
-        pcm = b"".join(decoder.decode(chunk) for chunk in source.chunks(1_000)) + decoder.finish()
     engine = pocketsphinx.Decoder(loglevel="FATAL")
     engine.start_utt()
     engine.process_raw(pcm, full_utt=True)

@@ -26,12 +26,12 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 
-from bridge.audio.formats import MAX_RATE, MIN_RATE, AudioFormat
+from bridge.audio.formats import MIN_RATE, AudioFormat, Encoding
+from bridge.audio.sound import HIGHEST_RATE, LOWEST_RATE
 
 STDIN: Final = "-"
-LOWEST_FILE_RATE: Final = 1_000
-HIGHEST_FILE_RATE: Final = 768_000
-"""A rate beyond these is a broken header: turning it into sound would make a small file hours long."""
+HIGHEST_SENT_RATE: Final = 48_000
+"""A file of a higher rate is resampled to this: no engine hears more, and it would only cost the network."""
 
 READ_AHEAD_CHUNKS: Final = 16
 """Chunks that `read_ahead` holds ready: enough to hide the disk."""
@@ -99,7 +99,7 @@ def open_audio(name: str, raw: AudioFormat | None = None) -> AudioSource:
             head = _read_exactly(stream, _SNIFF_BYTES)
             stream = _Prefixed(head, stream)
             if not (head.startswith(_MAGIC) or head[4:8] == b"ftyp"):
-                raw = AudioFormat()
+                raw = AudioFormat(Encoding.PCM_S16LE)
         return _open(stream, name, raw, size=None)
     path = Path(name)
     try:
@@ -223,7 +223,7 @@ class _DecodedSource(_Closing):
             container.close()
             raise
         rate = self._audio.rate
-        self.format = AudioFormat(sample_rate=16_000 if rate < MIN_RATE else min(rate, MAX_RATE))
+        self.format = AudioFormat(Encoding.PCM_S16LE, 16_000 if rate < MIN_RATE else min(rate, HIGHEST_SENT_RATE))
         self.duration = _duration(container, self._audio)
 
     def _only_audio(self, container: av.container.InputContainer) -> AudioStream:
@@ -232,7 +232,7 @@ class _DecodedSource(_Closing):
         audio = container.streams.audio[0]
         if getattr(audio, "codec_context", None) is None:
             raise AudioFileError(f"{self.name}: FFmpeg has no decoder for its audio")
-        if not LOWEST_FILE_RATE <= audio.rate <= HIGHEST_FILE_RATE:
+        if not LOWEST_RATE <= audio.rate <= HIGHEST_RATE:
             raise AudioFileError(f"{self.name}: a sample rate of {audio.rate} Hz is not plausible")
         if audio.channels < 1:
             raise AudioFileError(f"{self.name}: the number of channels is not plausible")

@@ -57,7 +57,7 @@ def read(name: Path | str, milliseconds: int = 100, **kwargs: Any) -> tuple[Audi
 def test_wav_keeps_its_rate_and_samples(tmp_path: Path, rate: int) -> None:
     samples = tone(0.73, rate)
     path = write_wav(tmp_path / "a.wav", samples, rate)
-    assert read(path) == (AudioFormat(sample_rate=rate), samples.tobytes())
+    assert read(path) == (AudioFormat(Encoding.PCM_S16LE, rate), samples.tobytes())
 
 
 @pytest.mark.parametrize(("rate", "becomes"), [(4_000, 16_000), (96_000, 48_000)])
@@ -164,7 +164,7 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_stdin_is_raw_by_default(stdin: Any) -> None:
     samples = tone(1.0, 16_000).tobytes()
     stdin(samples)
-    assert read("-") == (AudioFormat(), samples)
+    assert read("-") == (AudioFormat(Encoding.PCM_S16LE), samples)
 
 
 def test_stdin_of_a_declared_format(stdin: Any) -> None:
@@ -178,13 +178,13 @@ def test_stdin_may_be_a_file(tmp_path: Path, stdin: Any, name: str, codec: str) 
     path = write(tmp_path / name, codec, tone(1.0, 22_050), 22_050)
     stdin(path.read_bytes())
     audio, data = read("-")
-    assert audio == AudioFormat(sample_rate=22_050)
+    assert audio == AudioFormat(Encoding.PCM_S16LE, 22_050)
     assert len(data) / 2 == pytest.approx(22_050, abs=2_400)
 
 
 def test_empty_stdin_is_no_audio(stdin: Any) -> None:
     stdin(b"")
-    assert read("-") == (AudioFormat(), b"")
+    assert read("-") == (AudioFormat(Encoding.PCM_S16LE), b"")
 
 
 def wav_bytes(**changes: bytes) -> bytes:
@@ -350,7 +350,7 @@ async def test_read_ahead_reads_no_further_than_it_must(tmp_path: Path) -> None:
 async def test_closing_does_not_wait_for_a_silent_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     monkeypatch.setattr(files.sys, "stdin", FakeStdin(reading))  # type: ignore[attr-defined]
-    async with contextlib.aclosing(read_ahead(open_audio("-", AudioFormat()), 100)) as chunks:
+    async with contextlib.aclosing(read_ahead(open_audio("-", AudioFormat(Encoding.PCM_S16LE)), 100)) as chunks:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(chunks), 0.05)
     os.close(writing)

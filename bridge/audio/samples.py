@@ -1,0 +1,119 @@
+"""Raw samples, without container or codec: linear in every width and byte order, and G.711."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from bridge.audio.formats import Encoding
+from bridge.audio.sound import Float32, Int16, Sound, piece_frames
+
+
+def _mulaw_table() -> Int16:
+    """ITU-T G.711 μ-law: every code's 16-bit linear value."""
+    code = ~np.arange(256, dtype=np.int32) & 0xFF
+    exponent, mantissa = (code >> 4) & 7, code & 0x0F
+    magnitude = (((mantissa << 3) + 0x84) << exponent) - 0x84
+    return np.where(code & 0x80, -magnitude, magnitude).astype(np.int16)
+
+
+def _alaw_table() -> Int16:
+    """ITU-T G.711 A-law: every code's 16-bit linear value."""
+    code = np.arange(256, dtype=np.int32) ^ 0x55
+    exponent, mantissa = (code >> 4) & 7, code & 0x0F
+    magnitude = np.where(exponent == 0, (mantissa << 4) + 8, ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0))
+    return np.where(code & 0x80, magnitude, -magnitude).astype(np.int16)
+
+
+_TABLES: Final = {Encoding.MULAW: _mulaw_table(), Encoding.ALAW: _alaw_table()}
+
+_TYPES: Final = {
+    Encoding.PCM_S8: "i1",
+    Encoding.PCM_U8: "u1",
+    Encoding.PCM_S16LE: "<i2",
+    Encoding.PCM_S16BE: ">i2",
+    Encoding.PCM_S32LE: "<i4",
+    Encoding.PCM_S32BE: ">i4",
+    Encoding.PCM_F32LE: "<f4",
+    Encoding.PCM_F32BE: ">f4",
+    Encoding.PCM_F64LE: "<f8",
+    Encoding.PCM_F64BE: ">f8",
+}
+
+
+def linear(encoding: Encoding, data: bytes) -> Float32 | Int16:  # noqa: PLR0911 - one for each kind of sample
+    """The samples of these bytes, which are whole: 16-bit integers where they are exact, floats otherwise."""
+    match encoding:
+        case Encoding.MULAW | Encoding.ALAW:
+            return _TABLES[encoding][np.frombuffer(data, np.uint8)]
+        case Encoding.PCM_S24LE | Encoding.PCM_S24BE:
+            return _of_24_bits(data, big=encoding is Encoding.PCM_S24BE)
+    samples = np.frombuffer(data, _TYPES[encoding])
+    match samples.dtype.kind, samples.itemsize:
+        case "f", _:
+            return _bounded(samples)
+        case _, 4:
+            return samples.astype(np.float32) * np.float32(2**-31)
+        case "u", _:
+            return (samples.astype(np.int16) - 128) << 8
+        case _, 1:
+            return samples.astype(np.int16) << 8
+    return samples.astype(np.int16, copy=False)
+
+
+def _of_24_bits(data: bytes, *, big: bool) -> Float32:
+    triples = np.frombuffer(data, np.uint8).reshape(-1, 3)
+    upper = np.zeros((len(triples), 4), np.uint8)
+    upper[:, 1:] = triples[:, ::-1] if big else triples
+    return upper.view("<i4").reshape(-1).astype(np.float32) * np.float32(2**-31)
+
+
+def _bounded(samples: npt.NDArray[Any]) -> Float32:
+    """Floats that can be reckoned with.
+
+    What is not a number is no sound. Beyond full scale it is clipped here: the largest floats would overflow in the
+    mean of the channels and in the resampler.
+    """
+    clipped: Float32 = np.clip(samples, -1.0, 1.0).astype(np.float32, copy=False)
+    clipped[np.isnan(clipped)] = 0.0
+    return clipped
+
+
+class RawSamples:
+    """Samples as declared, cut into messages anywhere. Holds what was not read yet, at last an incomplete frame."""
+
+    def __init__(self, encoding: Encoding, rate: int, channels: int) -> None:
+        width = encoding.width
+        if width is None:
+            raise ValueError(f"{encoding.value} is not an encoding of samples")
+        self._encoding = encoding
+        self._rate = rate
+        self._channels = channels
+        self._frame_bytes = width * channels
+        self._piece_bytes = piece_frames(rate, channels) * self._frame_bytes
+        self._data = b""
+        self._at = 0
+
+    def push(self, data: bytes) -> None:
+        """Take in any number of bytes."""
+        self._data = self._data[self._at :] + data if self._at < len(self._data) else data
+        self._at = 0
+
+    def finish(self) -> None:
+        """An incomplete last frame is dropped: it is no sample."""
+
+    def read(self) -> Sound | None:
+        """The next whole frames."""
+        size = min(len(self._data) - self._at, self._piece_bytes)
+        size -= size % self._frame_bytes
+        if not size:
+            return None
+        whole = self._data[self._at : self._at + size]
+        self._at += size
+        return Sound(linear(self._encoding, whole).reshape(-1, self._channels), self._rate)
+
+    def close(self) -> None:
+        """Forget what is held."""
+        self._data, self._at = b"", 0
