@@ -18,15 +18,16 @@ Signal = npt.NDArray[np.float64]
 Maker = Callable[[np.random.Generator, int], Signal]
 
 
-def _normal(signal: Signal) -> Signal:
-    return signal / np.sqrt(np.mean(signal**2))
+def normal(signal: Signal) -> Signal:
+    """The same at an RMS of 1.0."""
+    return signal / float(np.sqrt(np.mean(signal**2)))
 
 
 def _coloured(chance: np.random.Generator, samples: int, exponent: float) -> Signal:
     """Gaussian noise whose power falls with frequency to the power of `exponent`, from 20 Hz up."""
     spectrum = np.fft.rfft(chance.standard_normal(samples))
     frequency = np.maximum(np.fft.rfftfreq(samples, 1 / RATE), 20.0)
-    return _normal(np.fft.irfft(spectrum * frequency ** (-exponent / 2), samples))
+    return normal(np.fft.irfft(spectrum * frequency ** (-exponent / 2), samples))
 
 
 def white(chance: np.random.Generator, samples: int) -> Signal:
@@ -52,7 +53,7 @@ def _mains(frequency: float) -> Maker:
             10 ** (-4 * n / 20) * np.sin(2 * np.pi * frequency * (n + 1) * time + chance.uniform(0, 2 * np.pi))
             for n in range(20)
         )
-        return _normal(_normal(np.asarray(tones)) + 0.01 * chance.standard_normal(samples))
+        return normal(normal(np.asarray(tones)) + 0.01 * chance.standard_normal(samples))
 
     return hum
 
@@ -61,7 +62,7 @@ def fan(chance: np.random.Generator, samples: int) -> Signal:
     """A turning fan: brown noise that swells with each blade (23 a second), and a whine of the motor at 230 Hz."""
     time = np.arange(samples) / RATE
     swell = 1 + 0.4 * np.sin(2 * np.pi * 23 * time) + 0.2 * np.sin(2 * np.pi * 0.3 * time)
-    return _normal(brown(chance, samples) * swell + 0.1 * np.sin(2 * np.pi * 230 * time))
+    return normal(brown(chance, samples) * swell + 0.1 * np.sin(2 * np.pi * 230 * time))
 
 
 def clicks(chance: np.random.Generator, samples: int) -> Signal:
@@ -71,13 +72,13 @@ def clicks(chance: np.random.Generator, samples: int) -> Signal:
         length = min(int(chance.integers(RATE // 500, RATE // 50)), samples - int(at))
         decay = np.exp(-5 * np.arange(length) / length)
         signal[at : at + length] += chance.uniform(0.3, 1) * decay * chance.standard_normal(length)
-    return _normal(signal)
+    return normal(signal)
 
 
 def swelling(chance: np.random.Generator, samples: int) -> Signal:
     """Pink noise that rises and falls by 30 dB every 20 s: a car comes and goes."""
     time = np.arange(samples) / RATE
-    return _normal(pink(chance, samples) * 10 ** (-15 * (1 + np.cos(2 * np.pi * time / 20)) / 20))
+    return normal(pink(chance, samples) * 10 ** (-15 * (1 + np.cos(2 * np.pi * time / 20)) / 20))
 
 
 NOISES: Final[Mapping[str, Maker]] = {
