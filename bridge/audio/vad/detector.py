@@ -25,7 +25,7 @@ class VoiceDetectionError(Exception):
 
 
 class VoiceDetector(Protocol):
-    """Judges one lane of one session. To be used on the event loop alone; no method blocks or raises.
+    """Judges one lane of one session. To be used on the event loop alone; no method blocks.
 
     `heard` is called on the event loop, never from within `push` or `finish`.
     """
@@ -61,7 +61,7 @@ class VoiceDetection(Protocol):
         """
 
     async def close(self) -> None:
-        """Give everything back; no detector calls `heard` after this began. May be called twice, and cancelled."""
+        """Give everything back, when the detectors were closed. May be called twice, and is safe to cancel."""
 
     def open(self, rate: int, heard: Heard) -> VoiceDetector:
         """A detector of a new stream of PCM16 mono at `rate` Hz; only between `load` and `close`."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import soxr
 
 from bridge.audio.vad.detector import Heard
@@ -31,7 +32,8 @@ class Frames:
         self._heard = bytearray(self._context)  # silence precedes the first sample
         self._resampler: soxr.ResampleStream | None = None
         if rate != RATE:
-            self._resampler = soxr.ResampleStream(rate, RATE, 1, dtype="int16", quality="LQ")
+            # Of floats: soxr dithers integers, so that they would depend on the cutting.
+            self._resampler = soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="LQ")
 
     @property
     def whole(self) -> int:
@@ -41,13 +43,13 @@ class Frames:
     def push(self, pcm: bytes) -> None:
         """Take in audio at the stream's rate."""
         if self._resampler is not None:
-            pcm = self._resampler.resample_chunk(np.frombuffer(pcm, "<i2")).tobytes()
+            pcm = _pcm16(self._resampler.resample_chunk(np.frombuffer(pcm, "<i2").astype(np.float32)))
         self._heard += pcm
 
     def finish(self) -> int:
         """No more is pushed: silence fills the last frame. Returns how many frames there are in all."""
         if self._resampler is not None:
-            self._heard += self._resampler.resample_chunk(np.empty(0, "<i2"), last=True).tobytes()
+            self._heard += _pcm16(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))
             self._resampler = None
         self._heard += bytes((self._context - len(self._heard)) % self._frame)
         return self.taken + self.whole
@@ -60,6 +62,10 @@ class Frames:
         del self._heard[: count * self._frame]
         self.taken += count
         return frames
+
+
+def _pcm16(samples: npt.NDArray[np.float32]) -> bytes:
+    return np.clip(np.rint(samples), -32_768, 32_767).astype("<i2").tobytes()
 
 
 class FrameDetector(ABC):

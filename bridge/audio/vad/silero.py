@@ -161,7 +161,7 @@ class Turn:
 
 
 def judge(model: SileroModel, turns: Sequence[Turn]) -> Probabilities:
-    """In the thread: the first frames of all streams together, then the second ones of those that have one, and so on."""
+    """In the thread: the first frames of all streams, then the second ones of those that have one, and so on."""
     order = sorted(range(len(turns)), key=lambda n: -len(turns[n].frames))
     memory = np.concatenate([turns[n].detector.memory for n in order], axis=1)
     heard: Probabilities = [[] for _ in turns]
