@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Final
 
+from bridge.audio.codec import CodedSound, PacketReader
+from bridge.audio.containers import DEMUXERS, ContainerReader
+from bridge.audio.flac import FlacReader
 from bridge.audio.formats import AudioFormat, Encoding
 from bridge.audio.lanes import Lanes, LaneWriter
+from bridge.audio.packets import AmrReader, G722Reader, OpusReader
 from bridge.audio.samples import RawSamples
-from bridge.audio.sound import SoundSource
+from bridge.audio.sniff import SniffedSource
+from bridge.audio.sound import Notice, SoundSource
+from bridge.audio.wav import WavSource
 from bridge.errors import BridgeError
 
 __all__ = ["Lanes", "StreamDecoder"]
 
-Notice = Callable[[str, str], None]
-"""Told a warning's code and its sentence."""
+_UNMISTAKABLE: Final = {Encoding.OGG, Encoding.WEBM, Encoding.FLAC, Encoding.MP4, Encoding.WAV}
+"""Containers that have a magic: audio that begins otherwise is something else."""
 
 
 def _unheard(code: str, sentence: str) -> None:
@@ -44,7 +50,7 @@ class StreamDecoder:
 
     def push(self, data: bytes) -> None:
         """Take in one message."""
-        if self._source is not None and data:
+        if self._source is not None:
             self._source.push(data)
 
     def flush(self) -> None:
@@ -73,6 +79,8 @@ class StreamDecoder:
         try:
             sound = self._source.read()
             if sound is not None:
+                if not len(sound.samples):
+                    return self._lanes.empty
                 self._frames += len(sound.samples) * self._unit / sound.rate
                 return self._lanes.write(sound)
         except BridgeError:
@@ -92,5 +100,37 @@ class StreamDecoder:
 
 
 def _source(audio: AudioFormat, notice: Notice) -> SoundSource:
-    encoding = Encoding.PCM_S16LE if audio.encoding is Encoding.AUTO else audio.encoding
-    return RawSamples(encoding, audio.sample_rate, audio.channels)
+    """The decoder of audio that is declared so."""
+    declared = audio.encoding
+    if declared in _UNMISTAKABLE or declared is Encoding.AUTO:
+
+        def choose(found: Encoding) -> SoundSource:
+            if declared is not Encoding.AUTO and found is not declared:
+                raise BridgeError(
+                    "undecodable_audio", f"the audio was declared as {declared.value}, but does not begin like that"
+                )
+            return _decoder(found, audio, notice)
+
+        return SniffedSource(choose)
+    return _decoder(declared, audio, notice)
+
+
+def _decoder(encoding: Encoding, audio: AudioFormat, notice: Notice) -> SoundSource:
+    """The decoder of audio that is so."""
+    reader: PacketReader
+    match encoding:
+        case Encoding.WAV:
+            return WavSource()
+        case Encoding.OPUS:
+            reader = OpusReader(audio.channels)
+        case Encoding.FLAC:
+            reader = FlacReader()
+        case Encoding.G722:
+            reader = G722Reader()
+        case Encoding.AMR_NB | Encoding.AMR_WB:
+            reader = AmrReader(wide=encoding is Encoding.AMR_WB)
+        case _ if encoding in DEMUXERS:
+            reader = ContainerReader(encoding)
+        case _:
+            return RawSamples(encoding, audio.sample_rate, audio.channels)
+    return CodedSound(reader, encoding.value, notice)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from bridge.audio.formats import Encoding
-from bridge.audio.sound import Float32, Int16, Sound, piece_frames
+from bridge.audio.sound import Float32, Int16, Sound, bounded, piece_frames
 
 
 def _mulaw_table() -> Int16:
@@ -53,7 +52,7 @@ def linear(encoding: Encoding, data: bytes) -> Float32 | Int16:  # noqa: PLR0911
     samples = np.frombuffer(data, _TYPES[encoding])
     match samples.dtype.kind, samples.itemsize:
         case "f", _:
-            return _bounded(samples)
+            return bounded(samples)
         case _, 4:
             return samples.astype(np.float32) * np.float32(2**-31)
         case "u", _:
@@ -68,17 +67,6 @@ def _of_24_bits(data: bytes, *, big: bool) -> Float32:
     upper = np.zeros((len(triples), 4), np.uint8)
     upper[:, 1:] = triples[:, ::-1] if big else triples
     return upper.view("<i4").reshape(-1).astype(np.float32) * np.float32(2**-31)
-
-
-def _bounded(samples: npt.NDArray[Any]) -> Float32:
-    """Floats that can be reckoned with.
-
-    What is not a number is no sound. Beyond full scale it is clipped here: the largest floats would overflow in the
-    mean of the channels and in the resampler.
-    """
-    clipped: Float32 = np.clip(samples, -1.0, 1.0).astype(np.float32, copy=False)
-    clipped[np.isnan(clipped)] = 0.0
-    return clipped
 
 
 class RawSamples:

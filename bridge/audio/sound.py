@@ -1,15 +1,19 @@
-"""What every decoder of this room is: bytes in, pieces of sound out."""
+"""Pieces of sound, and what every decoder of this room is: bytes in, pieces out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Int16 = npt.NDArray[np.int16]
 Float32 = npt.NDArray[np.float32]
+
+Notice = Callable[[str, str], None]
+"""Is told a warning's code and its sentence."""
 
 LOWEST_RATE: Final = 1_000
 HIGHEST_RATE: Final = 768_000
@@ -34,6 +38,10 @@ class Sound:
     rate: int
 
 
+NOTHING: Final = Sound(np.empty((0, 1), np.float32), 1)
+"""Work was done, and there is nothing to hear of it."""
+
+
 class SoundSource(Protocol):
     """A decoder. What it raises is a `BridgeError`, after which it is only to be closed."""
 
@@ -53,3 +61,19 @@ class SoundSource(Protocol):
 def piece_frames(rate: int, channels: int) -> int:
     """How many frames make the longest piece."""
     return max(1, min(int(PIECE_SECONDS * rate), PIECE_VALUES // channels))
+
+
+def silence(frames: int, channels: int, rate: int) -> Sound:
+    """So much of nothing."""
+    return Sound(np.zeros((frames, channels), np.float32), rate)
+
+
+def bounded(samples: npt.NDArray[Any]) -> Float32:
+    """Floats that can be reckoned with.
+
+    What is not a number is no sound. Beyond full scale it is clipped here: the largest floats would overflow in the
+    mean of the channels and in the resampler.
+    """
+    clipped: Float32 = np.clip(samples, -1.0, 1.0).astype(np.float32, copy=False)
+    clipped[np.isnan(clipped)] = 0.0
+    return clipped

@@ -1,0 +1,300 @@
+"""FFmpeg's decoders: packets in, sound out. A damaged packet becomes silence of its length."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import Any, Final, Protocol, TypeAlias
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.audio.codeccontext import AudioCodecContext
+from av.audio.frame import AudioFrame
+
+from bridge.audio.formats import MAX_CHANNELS
+from bridge.audio.sound import (
+    HIGHEST_RATE,
+    LOWEST_RATE,
+    NOTHING,
+    Float32,
+    Int16,
+    Notice,
+    Sound,
+    bounded,
+    piece_frames,
+    silence,
+)
+from bridge.errors import BridgeError
+
+DECODERS: Final = (
+    "aac",
+    "alac",
+    "amrnb",
+    "amrwb",
+    "flac",
+    "mp3",
+    "mp3float",
+    "opus",
+    "pcm_alaw",
+    "pcm_f32le",
+    "pcm_mulaw",
+    "pcm_s16be",
+    "pcm_s16le",
+    "pcm_s24le",
+    "pcm_s32le",
+    "pcm_u8",
+    "vorbis",
+)
+"""FFmpeg's names. What is recorded for recognizers uses these; every other decoder is only one more to attack."""
+
+TURN_PACKETS: Final = 64
+"""Packets that are decoded in one turn at most, should none of them give sound."""
+LONGEST_DAMAGE: Final = 1.0
+"""Seconds of silence that a packet's declared length may become."""
+
+
+FRUITLESS_BYTES: Final = 16 * 2**20
+"""Bytes in a row without a sound after which there is none to be expected: room for a picture of the album's."""
+
+
+class Turn(Enum):
+    """What a reader says when it has no packet."""
+
+    OVER = "there is more, but enough was done at once"
+
+
+class Damage(Enum):
+    """What a reader says instead of a packet that it cannot give."""
+
+    LOST = "a packet is missing, or what is there is none"
+
+
+CodedPacket: TypeAlias = "tuple[av.Packet[Any], AudioCodecContext]"
+"""A packet, never an empty one, and its decoder."""
+Found: TypeAlias = "CodedPacket | Damage | Turn | None"
+"""What a reader says; None: no packet until the next push."""
+
+
+class PacketReader(Protocol):
+    """Cuts a stream of bytes into the packets of one codec. Raises `BridgeError` only."""
+
+    def push(self, data: bytes) -> None:
+        """Take in one message."""
+
+    def finish(self) -> None:
+        """No more will be pushed."""
+
+    def next(self) -> Found:
+        """The next packet."""
+
+    def close(self) -> None:
+        """Give everything back; may be called twice."""
+
+
+class CodedSound:
+    """What a reader's packets sound like.
+
+    Args:
+        reader: where packets come from; closed with this.
+        name: of the format, for sentences.
+        notice: is told of damage: the first time, the tenth, the hundredth.
+    """
+
+    def __init__(self, reader: PacketReader, name: str, notice: Notice) -> None:
+        self._reader = reader
+        self._name = name
+        self._notice = notice
+        self._context: AudioCodecContext | None = None
+        self._pieces = Pieces()
+        self._finished = self._heard = False
+        self._fruitless = 0  # bytes since the last sound
+        self._damaged = 0
+        self._last: tuple[int, int, int] | None = None  # frames, channels, rate of the last sound
+        self._error: BridgeError | None = None
+
+    def push(self, data: bytes) -> None:
+        """Take in one message."""
+        self._fruitless += len(data)
+        self._reader.push(data)
+
+    def finish(self) -> None:
+        """No more will be pushed."""
+        self._finished = True
+        self._reader.finish()
+
+    def close(self) -> None:
+        """Give the decoder back."""
+        self._reader.close()
+        self._context = None
+        self._pieces = Pieces()
+
+    def read(self) -> Sound | None:
+        """The next piece: of as many packets as make one.
+
+        Raises:
+            BridgeError: `undecodable_audio` or `unsupported_audio`, after all that could be decoded.
+        """
+        if self._error is None:
+            try:
+                worked = self._gather()
+            except BridgeError as exc:
+                self._error = exc
+        if piece := self._pieces.take():
+            return piece
+        if self._error is not None:
+            raise self._error
+        return NOTHING if worked else None
+
+    def _gather(self) -> bool:
+        """Decode until there is a whole piece; whether there may be more to do."""
+        for _ in range(TURN_PACKETS):
+            if self._pieces.full:
+                return True
+            match self._reader.next():
+                case Turn.OVER:
+                    self._check_fruit()
+                    return True
+                case None:
+                    self._check_fruit()
+                    if self._finished:
+                        self._drain()
+                    return False
+                case Damage.LOST:
+                    self._damage(None)
+                case packet, context:
+                    self._context = context
+                    self._decode(packet, context)
+        return True
+
+    def _check_fruit(self) -> None:
+        if self._fruitless > FRUITLESS_BYTES:
+            raise BridgeError(
+                "undecodable_audio", f"there was no sound in the last {self._fruitless} bytes of {self._name} audio"
+            )
+
+    def _drain(self) -> None:
+        """What the decoder still holds; once."""
+        context, self._context = self._context, None
+        if context is not None:
+            self._decode(None, context)
+        if self._fruitless and not self._heard:
+            raise BridgeError("undecodable_audio", f"no sound was found in the {self._name} audio")
+
+    def _decode(self, packet: av.Packet[Any] | None, context: AudioCodecContext) -> None:
+        try:
+            frames = context.decode(packet)
+        except av.FFmpegError:
+            self._damage(packet)
+            return
+        for frame in frames:
+            self._fruitless, self._heard = 0, True
+            self._add(samples_of(frame), frame.sample_rate)
+
+    def _add(self, samples: Float32 | Int16, rate: int) -> None:
+        self._last = (*samples.shape, rate)
+        self._pieces.put(Sound(samples, rate))
+
+    def _damage(self, packet: av.Packet[Any] | None) -> None:
+        self._damaged += 1
+        if self._last is not None:
+            frames, channels, rate = self._last
+            seconds = float(packet.duration * packet.time_base) if packet and packet.duration else 0.0
+            if 0 < seconds <= LONGEST_DAMAGE:
+                frames = round(seconds * rate)
+            self._pieces.put(silence(frames, channels, rate))
+        if str(self._damaged).rstrip("0") == "1":
+            self._notice(
+                "damaged_audio",
+                f"a damaged piece of the {self._name} audio was replaced by silence ({self._damaged} so far)",
+            )
+
+
+class Pieces:
+    """Sounds in a row, given out in pieces of a good size."""
+
+    def __init__(self) -> None:
+        self._sounds: deque[Sound] = deque()
+        self._share = 0.0  # of a longest piece that is held
+
+    @property
+    def full(self) -> bool:
+        """Whether a longest piece is held."""
+        return self._share >= 1.0
+
+    def put(self, sound: Sound) -> None:
+        """Add at the end."""
+        if len(sound.samples):
+            self._sounds.append(sound)
+            self._share += len(sound.samples) / _limit(sound)
+
+    def take(self) -> Sound | None:
+        """The first piece: as much as is of one kind, at most the longest; None if nothing is held."""
+        if not self._sounds:
+            return None
+        first = self._sounds.popleft()
+        limit = _limit(first)
+        parts = [first.samples[:limit]]
+        frames = len(parts[0])
+        if frames < len(first.samples):
+            self._sounds.appendleft(Sound(first.samples[limit:], first.rate))
+        while self._sounds and _same_kind(first, self._sounds[0]) and frames + len(self._sounds[0].samples) <= limit:
+            parts.append(self._sounds.popleft().samples)
+            frames += len(parts[-1])
+        self._share = self._share - frames / limit if self._sounds else 0.0
+        samples: Float32 | Int16 = parts[0] if len(parts) == 1 else np.concatenate(parts)  # type: ignore[assignment]
+        return Sound(samples, first.rate)
+
+
+def _limit(sound: Sound) -> int:
+    return piece_frames(sound.rate, sound.samples.shape[1])
+
+
+def _same_kind(one: Sound, other: Sound) -> bool:
+    return (
+        one.rate == other.rate
+        and one.samples.shape[1] == other.samples.shape[1]
+        and one.samples.dtype == other.samples.dtype
+    )
+
+
+def samples_of(frame: AudioFrame) -> Float32 | Int16:
+    """A decoded frame's samples, whichever way FFmpeg lays them out.
+
+    Raises:
+        BridgeError: `undecodable_audio` for a rate or a number of channels that nobody records with.
+    """
+    channels = frame.layout.nb_channels
+    if not LOWEST_RATE <= frame.sample_rate <= HIGHEST_RATE:
+        raise BridgeError("undecodable_audio", f"a sample rate of {frame.sample_rate} Hz is not plausible")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise BridgeError("unsupported_audio", f"the audio has {channels} channels, at most {MAX_CHANNELS} can be used")
+    laid_out: npt.NDArray[Any] = frame.to_ndarray()
+    samples = laid_out.T if frame.format.is_planar else laid_out.reshape(-1, channels)
+    match samples.dtype.kind, samples.itemsize:
+        case "f", _:
+            return bounded(samples)
+        case "i", 2:
+            return samples
+        case "i", 4:
+            return samples.astype(np.float32) * np.float32(2**-31)
+        case "u", 1:
+            return (samples.astype(np.int16) - 128) << 8
+    raise BridgeError("undecodable_audio", f"samples of FFmpeg's format {frame.format.name} are not supported")
+
+
+def create_context(name: str, rate: int, channels: int, extradata: bytes | None = None) -> AudioCodecContext:
+    """A decoder that no container describes. It works on the caller's thread.
+
+    Raises:
+        av.codec.codec.UnknownCodecError: this FFmpeg has none of that name.
+    """
+    context = av.CodecContext.create(name, "r")
+    if not isinstance(context, AudioCodecContext):
+        raise TypeError(f"{name} is no audio codec")
+    context.sample_rate = rate
+    context.layout = {1: "mono", 2: "stereo"}.get(channels, f"{channels}C")
+    context.thread_count = 1
+    if extradata is not None:
+        context.extradata = extradata
+    return context
