@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+import uvloop
 
 from bench.noises import RATE, to_pcm16
 from bench.speech import BACKGROUNDS, SNRS, Clip, by_telephone, clips, in_noise
@@ -23,6 +26,9 @@ from bridge.audio.vad.detector import DetectorName, VoiceDetection, make_voice_d
 from bridge.audio.vad.segmenter import Endpointing, Segmenter, SpeechOnset
 
 DETECTORS: Final[tuple[DetectorName, ...]] = ("silero", "webrtc")
+COST_STREAMS: Final = (1, 10, 100, 200)
+COST_SECONDS: Final = 5.0
+"""Of audio and of time, for each line."""
 Spans = list[tuple[float, float]]
 
 
@@ -149,16 +155,89 @@ async def accuracy(names: Sequence[DetectorName], endpointing: Endpointing) -> N
         await detection.close()
 
 
+class Stream:
+    """One real-time stream of speech; how long each of its frames waited, from the push that completed it."""
+
+    def __init__(self, detection: VoiceDetection | None, audio: bytes, milliseconds: int) -> None:
+        self.latencies: list[float] = []
+        self._frame = detection.frame_seconds * RATE if detection else 0.0
+        self._audio = audio
+        self._step = milliseconds * RATE // 1_000 * 2
+        self._pushed: deque[tuple[int, float]] = deque()
+        self._judged = 0
+        self._detector = detection.open(RATE, self._heard) if detection else None
+
+    async def run(self, start: float, seconds: float) -> None:
+        """Push from `start` on, by the loop's clock."""
+        loop = asyncio.get_running_loop()
+        sent = 0
+        while sent / 2 / RATE < seconds:
+            await asyncio.sleep(start + (sent + self._step) / 2 / RATE - loop.time())
+            at = sent % (len(self._audio) - self._step)
+            sent += self._step
+            self._pushed.append((sent // 2, time.perf_counter()))
+            if self._detector:
+                self._detector.push(self._audio[at : at + self._step])
+
+    def close(self) -> None:
+        if self._detector:
+            self._detector.close()
+
+    def _heard(self, probabilities: Sequence[float]) -> None:
+        now = time.perf_counter()  # finer than uvloop's clock
+        for _ in probabilities:
+            self._judged += 1
+            while self._pushed[0][0] < self._judged * self._frame:
+                self._pushed.popleft()
+            self.latencies.append(now - self._pushed[0][1])
+
+
+async def load_of(detection: VoiceDetection | None, streams: int, milliseconds: int) -> tuple[float, list[float]]:
+    """CPU seconds per second of audio, and the latencies, of so many streams that push at different moments."""
+    audio = to_pcm16(next(clips()).signal)
+    start = asyncio.get_running_loop().time() + 0.1
+    begun = time.process_time()
+    running = [Stream(detection, audio, milliseconds) for _ in range(streams)]
+    pushes = (s.run(start + n / streams * milliseconds / 1e3, COST_SECONDS) for n, s in enumerate(running))
+    await asyncio.gather(*pushes)
+    cpu = time.process_time() - begun
+    for stream in running:
+        stream.close()
+    return cpu / streams / COST_SECONDS, sorted(latency for stream in running for latency in stream.latencies)
+
+
+async def cost(names: Sequence[DetectorName]) -> None:
+    """Print what each detector costs, beside the same pushes without any."""
+    print("detector  streams  push   CPU ms per s of audio   latency p50/p95 ms")
+    for streams in COST_STREAMS:
+        for milliseconds in (20, 100):
+            bare, _ = await load_of(None, streams, milliseconds)
+            for name in names:
+                detection = make_voice_detection(name)
+                await detection.load()
+                cpu, latencies = await load_of(detection, streams, milliseconds)
+                await detection.close()
+                middle, high = latencies[len(latencies) // 2] * 1e3, latencies[len(latencies) * 95 // 100] * 1e3
+                cost = f"{(cpu - bare) * 1e3:6.2f} (+ {bare * 1e3:.2f} pushing)"
+                print(f"{name:9} {streams:7} {milliseconds:5}   {cost:24}{middle:8.1f} / {high:.1f}", flush=True)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.vad", description=__doc__)
     parser.add_argument("--detector", choices=DETECTORS, help="only this one")
+    parser.add_argument("--cost", action="store_true", help="CPU and latency instead of errors")
     for name in ("threshold", "silence", "padding"):
         parser.add_argument(f"--{name}", type=float, help="instead of the default")
     args = parser.parse_args()
     chosen = {"threshold": args.threshold, "silence_seconds": args.silence, "padding_seconds": args.padding}
     endpointing = Endpointing(**{k: v for k, v in chosen.items() if v is not None})
-    asyncio.run(accuracy([args.detector] if args.detector else DETECTORS, endpointing))
+    names = [args.detector] if args.detector else DETECTORS
+    if args.cost:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(cost(names))
+    else:
+        asyncio.run(accuracy(names, endpointing))
 
 
 if __name__ == "__main__":
