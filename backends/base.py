@@ -7,7 +7,8 @@ An engine is one class with one generator. There are two kinds, and the bridge g
 
 What a stream may rely on, and what it owes:
 
-- `audio` yields PCM16 little-endian mono at `config.sample_rate`, in chunks of any whole number of samples.
+- `audio` yields PCM16 little-endian mono at `config.sample_rate`, in chunks of any whole number of samples. Long
+  silences may be left out; the bridge knows where, and moves the times of results.
 - The end of the iterator is the end of the audio. The engine then yields what is left, final, and returns;
   a return means "every word of what I was given has been finalized".
 - `FLUSH`, the empty chunk, means "finalize what you have, the stream goes on". Only engines that declare
@@ -42,7 +43,8 @@ class RecognitionConfig:
     `language` is a BCP 47 tag. `phrases` are words or short phrases that are likely to be said. `start` is
     the session time, in seconds, of the stream's first sample and `attempt` counts the streams that the
     session opened before this one: both are 0 unless the session re-opened its backend. Result times are
-    seconds from the stream's own first sample all the same.
+    seconds from the stream's own first sample all the same. `silence_seconds` is the silence that the session wants
+    to end an utterance (None: the engine's own choice); the bridge flushes there, whether the engine heeds it or not.
     """
 
     sample_rate: int = 16_000
@@ -53,6 +55,7 @@ class RecognitionConfig:
     session_id: str = ""
     start: float = 0.0
     attempt: int = 0
+    silence_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ class Capabilities:
     `idle_seconds`: a stream that gets no audio for so long is ended, and the next one asked for when there is
     audio again (None: an open stream costs nothing). `answer_seconds`: a healthy stream leaves neither speech nor
     the end of its audio without any result for longer (None: it may); one that does is ended, then replaced.
+    `metered`: audio costs money or scarce time whether somebody speaks or not, so it should be given only speech.
     """
 
     partials: bool = True
@@ -108,6 +112,7 @@ class Capabilities:
     max_streams: int | None = None
     idle_seconds: float | None = None
     answer_seconds: float | None = None
+    metered: bool = False
 
 
 class Fault(enum.Enum):

@@ -19,6 +19,8 @@ from backends import registry
 from backends.base import BackendError
 from bridge.api import health
 from bridge.api import metrics as metrics_api
+from bridge.audio.vad.detector import VoiceDetectionError, make_voice_detection
+from bridge.audio.vad.segmenter import Endpointing
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.protocols.native import NativeCodec
@@ -27,6 +29,7 @@ from bridge.security.certificates import unusable
 from bridge.session.engine import Engine
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
+from bridge.session.voice import VoicePolicy
 from bridge.settings import (
     Settings,
     SettingsError,
@@ -59,17 +62,6 @@ def make_engine(settings: Settings, env: dict[str, str] | None = None) -> Engine
     return Engine(backend(options), threads=settings.threads)
 
 
-@contextlib.asynccontextmanager
-async def open_engine(settings: Settings, env: dict[str, str] | None = None) -> AsyncIterator[Engine]:
-    """The engine that the settings name, loaded; closed when the context ends."""
-    engine = make_engine(settings, env)
-    await engine.load()
-    try:
-        yield engine
-    finally:
-        await engine.close()
-
-
 def session_limits(settings: Settings) -> SessionLimits:
     """The part of the settings that bounds one session."""
     return SessionLimits(
@@ -84,6 +76,61 @@ def session_limits(settings: Settings) -> SessionLimits:
         outbox_events=settings.outbox_events,
         message_bytes=settings.max_message_bytes,
     )
+
+
+def voice_policy(settings: Settings, engine: Engine) -> VoicePolicy:
+    """What the settings say about voice activity; its detection is not loaded yet.
+
+    Raises:
+        SettingsError: the detector's packages are missing, or there is nothing to open the gate.
+    """
+    if settings.vad == "off":
+        if settings.gate == "on":
+            raise SettingsError("STT_GATE: 'on' is not allowed: it should be off where STT_VAD is off")
+        return VoicePolicy()
+    try:
+        detection = make_voice_detection(settings.vad)
+    except VoiceDetectionError as exc:
+        raise SettingsError(f"STT_VAD: {exc}") from None
+    return VoicePolicy(
+        detection,
+        gate=settings.gate == "on" or (settings.gate == "auto" and engine.capabilities.metered),
+        endpointing=Endpointing(
+            settings.speech_threshold, settings.endpoint_silence_seconds, settings.speech_padding_seconds
+        ),
+    )
+
+
+def make_manager(
+    settings: Settings, env: dict[str, str] | None, metrics: Metrics, limits: SessionLimits | None = None
+) -> SessionManager:
+    """The sessions on the engine that the settings name; not loaded yet.
+
+    Raises:
+        SettingsError, BackendError: as `make_engine` and `voice_policy`.
+    """
+    engine = make_engine(settings, env)
+    return SessionManager(
+        engine,
+        limits or session_limits(settings),
+        metrics,
+        max_sessions=settings.max_sessions,
+        language=settings.language,
+        voice=voice_policy(settings, engine),
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_manager(
+    settings: Settings, env: dict[str, str] | None = None, limits: SessionLimits | None = None
+) -> AsyncIterator[SessionManager]:
+    """Sessions without a server, loaded; closed when the context ends."""
+    manager = make_manager(settings, env, Metrics(), limits)
+    try:
+        await manager.load()
+        yield manager
+    finally:
+        await manager.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +149,10 @@ class Bridge:
         `/healthz` answers while the backend loads and `/readyz` says that it is not ready. `loaded` is set when it is.
 
         Raises:
-            BackendError: the backend cannot be loaded.
+            BackendError: the backend or the voice detector cannot be loaded.
         """
         serving = asyncio.create_task(self.server.serve([listener]), name="server")
-        loading = asyncio.create_task(self.engine.load(), name="load")
+        loading = asyncio.create_task(self.manager.load(), name="load")
         try:
             await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
@@ -117,7 +164,7 @@ class Bridge:
             loading.cancel()
             self.server.should_exit = True
             await asyncio.gather(serving, loading, return_exceptions=True)
-            await self.engine.close()
+            await self.manager.close()
 
 
 def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge:
@@ -132,15 +179,8 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     environ = environment() if env is None else env
     for sentence in misspellings(settings, environ):
         log.warning(sentence)
-    engine = make_engine(settings, environ)
     metrics = Metrics()
-    manager = SessionManager(
-        engine,
-        session_limits(settings),
-        metrics,
-        max_sessions=settings.max_sessions,
-        language=settings.language,
-    )
+    manager = make_manager(settings, environ, metrics)
     gatekeeper = Gatekeeper(settings.api_keys, settings.allowed_origins)
     stream = StreamEndpoint(
         NativeCodec,
@@ -167,7 +207,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
     )
-    return Bridge(settings, engine, manager, metrics, server)
+    return Bridge(settings, manager.engine, manager, metrics, server)
 
 
 def misspellings(settings: Settings, env: Mapping[str, str]) -> list[str]:

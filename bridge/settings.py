@@ -67,6 +67,19 @@ class Settings(BaseModel):
         "en-US", description="Language (BCP 47) of sessions that name none."
     )
 
+    # What it hears
+    vad: Literal["auto", "silero", "webrtc", "off"] = Field(
+        "auto", description="Voice activity detector; `auto`: Silero's where `stt-bridge[silero]` is installed."
+    )
+    gate: Literal["auto", "on", "off"] = Field(
+        "auto", description="Keep silence from the engine; `auto`: from those that count every second."
+    )
+    speech_threshold: float = Field(0.5, ge=0, le=1, description="Probability from which sound is speech.")
+    endpoint_silence_seconds: float = Field(
+        0.8, ge=0.1, le=10, description="Silence that ends an utterance where voice activity decides that."
+    )
+    speech_padding_seconds: float = Field(0.3, ge=0, le=2, description="Audio before speech that an engine is given.")
+
     # Where it listens
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs an API key.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")

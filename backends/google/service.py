@@ -73,6 +73,7 @@ class GoogleEngine(Backend):
             max_streams=options.max_streams,
             idle_seconds=options.idle_seconds,
             answer_seconds=options.answer_seconds,
+            metered=True,
         )
 
     @classmethod

@@ -110,20 +110,15 @@ def output_paths(files: list[str], output: Path | None, format_: str) -> list[Pa
 async def _transcribe(
     args: argparse.Namespace, settings: Settings, targets: list[Path | None], raw: AudioFormat | None
 ) -> int:
-    from bridge.app import open_engine, session_limits
+    from bridge.app import open_manager, session_limits
     from bridge.audio.files import AudioFileError, open_audio
-    from bridge.observe.metrics import Metrics
     from bridge.protocols.events import Start
-    from bridge.session.manager import SessionManager
     from bridge.transcript import FORMATS as WRITERS
 
     if args.output is not None:
         args.output.mkdir(parents=True, exist_ok=True)
     unreadable = failed = 0
-    async with open_engine(settings) as engine:
-        manager = SessionManager(
-            engine, without_clock(session_limits(settings)), Metrics(), max_sessions=1, language=settings.language
-        )
+    async with open_manager(settings, limits=without_clock(session_limits(settings))) as manager:
         for name, target in zip(args.files, targets, strict=True):
             try:
                 source = open_audio(name, raw)

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from backends.base import RecognitionConfig, Result, Word
 from bridge.audio.decode import StreamDecoder
-from bridge.audio.formats import AudioFormat
+from bridge.audio.formats import AudioFormat, Encoding
 from bridge.emulator.api import Api, Asked
 from bridge.emulator.statuses import EXHAUSTED, StreamEnded, invalid
 from bridge.session.engine import Engine
@@ -74,7 +74,7 @@ class EngineRecognizer:
             phrases=asked.phrases,
         )
         # A message may end inside of a sample: the decoder puts the halves together.
-        whole = _decoded(audio, StreamDecoder(AudioFormat(sample_rate=asked.sample_rate), rate))
+        whole = _decoded(audio, StreamDecoder(AudioFormat(Encoding.PCM_S16LE, asked.sample_rate), rate))
         writer = ResponseWriter(api, asked)
         with self._engine.lease():
             async with contextlib.aclosing(self._engine.recognize(config, whole)) as results:
@@ -89,10 +89,12 @@ class EngineRecognizer:
 
 async def _decoded(audio: AsyncIterator[bytes], decoder: StreamDecoder) -> AsyncIterator[bytes]:
     async for chunk in audio:
-        if pcm := decoder.decode(chunk):
-            yield pcm
-    if pcm := decoder.finish():
-        yield pcm
+        decoder.push(chunk)
+        while lanes := decoder.read():
+            yield lanes[0]
+    decoder.finish()
+    while lanes := decoder.read():
+        yield lanes[0]
 
 
 class ResponseWriter:

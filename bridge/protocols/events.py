@@ -3,14 +3,15 @@
 Codecs turn bytes into client events and server events into bytes; sessions know only these. The legal order is
 
     client:  Start (Audio | Flush)* Stop
-    server:  Ready (SpeechStarted | Partial | Final | Ack | Warning | Error)* Closed
+    server:  Ready (SpeechStarted | SpeechEnded | Partial | Final | Ack | Warning | Error)* Closed
 
 Times are seconds on the session's clock (0 is the first sample of the session); `received` and `finalized` count
-sample frames at the client's own rate.
+sample frames at the client's own rate. `channel` is None unless each channel is recognized by itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from backends.base import Word
@@ -19,13 +20,27 @@ from bridge.audio.formats import AudioFormat
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Opens the session. `language` None means the server's default."""
+    """Opens the session. `language` None means the server's default.
+
+    `separate`: each channel is recognized by itself. `vad`, `endpointing`, `denoise`: what the session chooses of
+    voice activity detection and noise suppression; None leaves it to the server. `endpointing` holds those fields of
+    `bridge.audio.vad.segmenter.Endpointing` that are chosen.
+    """
 
     audio: AudioFormat = AudioFormat()
     language: str | None = None
     partials: bool = True
     words: bool = True
     phrases: tuple[str, ...] = ()
+    separate: bool = False
+    vad: bool | None = None
+    endpointing: Mapping[str, float] | None = None
+    denoise: bool | None = None
+
+    @property
+    def lanes(self) -> int:
+        """How many recognitions the session takes."""
+        return self.audio.channels if self.separate else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,16 @@ class SpeechStarted:
 
     seq: int
     start: float
+    channel: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechEnded:
+    """The speech that was told of is over; it ended at `end`."""
+
+    seq: int
+    end: float
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +107,7 @@ class Partial:
     end: float
     stability: float | None = None
     words: tuple[Word, ...] = ()
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +121,7 @@ class Final:
     words: tuple[Word, ...] = ()
     confidence: float | None = None
     language: str | None = None
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,4 +166,4 @@ class Closed:
     duration: float
 
 
-ServerEvent = Ready | SpeechStarted | Partial | Final | Ack | Warning | Error | Closed
+ServerEvent = Ready | SpeechStarted | SpeechEnded | Partial | Final | Ack | Warning | Error | Closed

@@ -15,6 +15,7 @@ import msgspec
 
 from backends.base import Word
 from bridge.audio.formats import AudioFormat
+from bridge.audio.vad.segmenter import Endpointing
 from bridge.errors import BridgeError
 from bridge.protocols import events
 from bridge.protocols.events import Audio, ClientEvent, Flush, ServerEvent, Start, Stop
@@ -30,28 +31,58 @@ AudioId = (
     Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)] | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 )
 Phrase = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PHRASE_CHARS)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=60_000)]
 
 
-class StartMessage(msgspec.Struct, tag="start", frozen=True):
+class StartMessage(msgspec.Struct, tag="start", omit_defaults=True, frozen=True):
     """Opens the session. Every field has a default."""
 
-    encoding: Annotated[str, msgspec.Meta(max_length=40)] = "pcm_s16le"
+    encoding: Annotated[str, msgspec.Meta(max_length=40)] = "auto"
     sample_rate: Count = 16_000
     channels: Count = 1
+    channel_mode: Literal["mix", "separate"] = "mix"
     language: Annotated[str, msgspec.Meta(min_length=1, max_length=35)] | None = None
     partials: bool = True
     words: bool = True
     phrases: Annotated[tuple[Phrase, ...], msgspec.Meta(max_length=MAX_PHRASES)] = ()
+    vad: bool | None = None
+    endpoint_silence_ms: Milliseconds | None = None
+    speech_padding_ms: Milliseconds | None = None
+    speech_threshold: float | None = None
+    denoise: bool | None = None
 
     def event(self) -> Start:
-        """The message as the session understands it."""
+        """The message as the session understands it.
+
+        Raises:
+            BridgeError: `unsupported_audio` or `bad_start`.
+        """
         return Start(
             audio=AudioFormat.parse(self.encoding, self.sample_rate, self.channels),
             language=self.language,
             partials=self.partials,
             words=self.words,
             phrases=self.phrases,
+            separate=self.channel_mode == "separate",
+            vad=self.vad,
+            endpointing=self._endpointing(),
+            denoise=self.denoise,
         )
+
+    def _endpointing(self) -> Mapping[str, float] | None:
+        """What was chosen of it."""
+        chosen: dict[str, float] = {}
+        if self.endpoint_silence_ms is not None:
+            chosen["silence_seconds"] = self.endpoint_silence_ms / 1_000
+        if self.speech_padding_ms is not None:
+            chosen["padding_seconds"] = self.speech_padding_ms / 1_000
+        if self.speech_threshold is not None:
+            chosen["threshold"] = self.speech_threshold
+        try:
+            Endpointing(**chosen)
+        except ValueError as exc:
+            raise BridgeError("bad_start", str(exc)) from None
+        return chosen or None
 
 
 class AudioMessage(msgspec.Struct, tag="audio", frozen=True):
@@ -110,11 +141,20 @@ class ReadyMessage(msgspec.Struct, tag="ready", frozen=True):
     limits: Limits
 
 
-class SpeechStartedMessage(msgspec.Struct, tag="speech_started", frozen=True):
+class SpeechStartedMessage(msgspec.Struct, tag="speech_started", omit_defaults=True, frozen=True):
     """Speech was heard."""
 
     seq: int
     start: float
+    channel: int | None = None
+
+
+class SpeechEndedMessage(msgspec.Struct, tag="speech_ended", omit_defaults=True, frozen=True):
+    """The speech is over."""
+
+    seq: int
+    end: float
+    channel: int | None = None
 
 
 class PartialMessage(msgspec.Struct, tag="partial", omit_defaults=True, frozen=True):
@@ -125,6 +165,7 @@ class PartialMessage(msgspec.Struct, tag="partial", omit_defaults=True, frozen=T
     end: float
     stability: float | None = None
     words: tuple[WordObject, ...] = ()
+    channel: int | None = None
     audio_id: str | int | None = None
 
 
@@ -138,6 +179,7 @@ class FinalMessage(msgspec.Struct, tag="final", omit_defaults=True, frozen=True)
     words: tuple[WordObject, ...] = ()
     confidence: float | None = None
     language: str | None = None
+    channel: int | None = None
     audio_id: str | int | None = None
 
 
@@ -179,6 +221,7 @@ class ClosedMessage(msgspec.Struct, tag="closed", frozen=True):
 ServerMessage = (
     ReadyMessage
     | SpeechStartedMessage
+    | SpeechEndedMessage
     | PartialMessage
     | FinalMessage
     | AckMessage
@@ -305,11 +348,17 @@ class NativeCodec:
         """The event as the text of one WebSocket message."""
         return _encoder.encode(self._message(event)).decode()
 
-    def _message(self, event: ServerEvent) -> ServerMessage:  # noqa: PLR0911 - a table of eight rows
+    def _message(self, event: ServerEvent) -> ServerMessage:  # noqa: PLR0911 - a table of nine rows
         match event:
             case events.Partial():
                 return PartialMessage(
-                    event.text, event.start, event.end, event.stability, _words(event.words), self._audio_id
+                    event.text,
+                    event.start,
+                    event.end,
+                    event.stability,
+                    _words(event.words),
+                    event.channel,
+                    self._audio_id,
                 )
             case events.Final():
                 return FinalMessage(
@@ -320,12 +369,15 @@ class NativeCodec:
                     _words(event.words),
                     event.confidence,
                     event.language,
+                    event.channel,
                     self._audio_id,
                 )
             case events.Ack():
                 return AckMessage(event.received, event.finalized)
             case events.SpeechStarted():
-                return SpeechStartedMessage(event.seq, event.start)
+                return SpeechStartedMessage(event.seq, event.start, event.channel)
+            case events.SpeechEnded():
+                return SpeechEndedMessage(event.seq, event.end, event.channel)
             case events.Ready():
                 return ReadyMessage(
                     protocol=VERSION,

@@ -35,18 +35,18 @@ class Engine:
 
     @property
     def capacity(self) -> int | None:
-        """How many sessions it carries at once; None if it sets no limit."""
+        """How many streams it carries at once, one for each channel recognized; None if it sets no limit."""
         limits = [n for n in (self.capabilities.max_streams, self._threads) if n is not None]
         return min(limits) if limits else None
 
     @property
     def full(self) -> bool:
         """Whether another session would be refused."""
-        return self._refusal() is not None
+        return self._refusal(1) is not None
 
-    def _refusal(self) -> str | None:
-        if self.capacity is not None and self.streams >= self.capacity:
-            return f"the backend {self.name} carries {self.streams} sessions, its limit"
+    def _refusal(self, streams: int) -> str | None:
+        if self.capacity is not None and self.streams + streams > self.capacity:
+            return f"the backend {self.name} carries {self.streams} streams of {self.capacity}"
         return self._backend.refusal()
 
     @property
@@ -76,21 +76,21 @@ class Engine:
         await self._face.close()
 
     @contextlib.contextmanager
-    def lease(self) -> Iterator[None]:
-        """Room for one session, for as long as the context lasts.
+    def lease(self, streams: int = 1) -> Iterator[None]:
+        """Room for one session of so many streams, for as long as the context lasts.
 
         Raises:
             BridgeError: `at_capacity` or `not_ready`.
         """
         if self.state != "ready":
             raise BridgeError("not_ready")
-        if reason := self._refusal():
+        if reason := self._refusal(streams):
             raise BridgeError("at_capacity", reason)
-        self.streams += 1
+        self.streams += streams
         try:
             yield
         finally:
-            self.streams -= 1
+            self.streams -= streams
 
     async def recognize(self, config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncGenerator[Result, None]:
         """One backend stream. Whatever an engine raises arrives as a `BackendError`."""

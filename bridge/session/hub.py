@@ -1,7 +1,7 @@
 """Where a session's events go: every receiver has an outbox of its own, and none can hold up another.
 
 The hub gives each lasting event its sequence number, 1, 2, 3 … without gaps. Partials and acks are passing things:
-they carry no number, and a receiver that is behind gets only the newest.
+they carry no number, and a receiver that is behind gets only the newest (the newest partial of each channel).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Outbox:
         self.overflowed = False
         self._limit = limit
         self._lasting: deque[ServerEvent] = deque()
-        self._partial: Partial | None = None
+        self._partials: dict[int | None, Partial] = {}  # by channel
         self._ack: Ack | None = None
         self._closed = False
         self._waiter: asyncio.Future[None] | None = None
@@ -29,12 +29,12 @@ class Outbox:
         if self._closed:
             return
         if isinstance(event, Partial):
-            self._partial = event
+            self._partials[event.channel] = event
         elif isinstance(event, Ack):
             self._ack = event
         else:
             if isinstance(event, Final):
-                self._partial = None  # the final replaces it
+                self._partials.pop(event.channel, None)  # the final replaces it
             self._lasting.append(event)
             if isinstance(event, Closed):
                 self._closed = True
@@ -46,7 +46,7 @@ class Outbox:
 
     async def get(self) -> list[ServerEvent]:
         """All that waits, in order; empty when nothing will ever come again. Safe to cancel."""
-        while not self._lasting and self._partial is None and self._ack is None:
+        while not self._lasting and not self._partials and self._ack is None:
             if self._closed:
                 return []
             self._waiter = asyncio.get_running_loop().create_future()
@@ -56,11 +56,11 @@ class Outbox:
         events = list(self._lasting)
         self._lasting.clear()
         closing = events.pop() if events and isinstance(events[-1], Closed) else None
-        if self._partial is not None:
-            events.append(self._partial)
+        events += self._partials.values()
+        self._partials.clear()
         if self._ack is not None:
             events.append(self._ack)
-        self._partial = self._ack = None
+        self._ack = None
         if closing is not None:
             events.append(closing)
         return events

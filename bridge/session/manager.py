@@ -10,12 +10,15 @@ import time
 from collections.abc import AsyncIterator, Collection
 from typing import Final
 
+from backends.base import BackendError, Fault
+from bridge.audio.vad.detector import VoiceDetectionError
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Start
 from bridge.session.engine import Engine
 from bridge.session.limits import SessionLimits
 from bridge.session.session import Session
+from bridge.session.voice import VoicePolicy
 
 log = logging.getLogger(__name__)
 
@@ -27,17 +30,46 @@ class SessionManager:
     """Opens sessions on one engine within `max_sessions`, and ends them in order."""
 
     def __init__(
-        self, engine: Engine, limits: SessionLimits, metrics: Metrics, *, max_sessions: int, language: str
+        self,
+        engine: Engine,
+        limits: SessionLimits,
+        metrics: Metrics,
+        *,
+        max_sessions: int,
+        language: str,
+        voice: VoicePolicy = VoicePolicy(),
     ) -> None:
         self.engine = engine
+        self.voice = voice
         self.limits = limits
         self._metrics = metrics
         self._max_sessions = max_sessions
         self._language = language
         self._open: set[Session] = set()
+        self._loaded = voice.detection is None  # the engine says for itself whether it is
         self._draining = False
         self._drained = asyncio.Event()
         self._drained.set()
+
+    async def load(self) -> None:
+        """Load the engine and the voice detector, once, before the first session.
+
+        Raises:
+            BackendError: one of them cannot be loaded; the text says what would help.
+        """
+        await self.engine.load()
+        if self.voice.detection is not None:
+            try:
+                await self.voice.detection.load()
+            except VoiceDetectionError as exc:
+                raise BackendError(str(exc), code="unavailable", fault=Fault.OPERATOR) from exc
+        self._loaded = True
+
+    async def close(self) -> None:
+        """Release both. To be called when no session is open."""
+        await self.engine.close()
+        if self.voice.detection is not None:
+            await self.voice.detection.close()
 
     @property
     def count(self) -> int:
@@ -48,7 +80,7 @@ class SessionManager:
         """Why a new session would be refused now; None if it would be taken."""
         if self._draining:
             return BridgeError("shutting_down")
-        if self.engine.state != "ready":
+        if self.engine.state != "ready" or not self._loaded:
             return BridgeError("not_ready")
         if self.engine.full or len(self._open) >= self._max_sessions:
             return BridgeError("at_capacity")
@@ -70,7 +102,7 @@ class SessionManager:
         began = time.monotonic()
         observer = self._metrics.session(protocol, self.engine.name)
         try:
-            with self.engine.lease():
+            with self.engine.lease(start.lanes):
                 session = Session(
                     # 128 random bits: an identifier that nobody can guess
                     secrets.token_urlsafe(16),
@@ -79,6 +111,7 @@ class SessionManager:
                     self.limits,
                     observer=observer,
                     language=language,
+                    voice=self.voice,
                 )
                 self._opened(session)
                 try:

@@ -1,7 +1,10 @@
-"""The audio of a session that no final has covered yet: what the backend reads, and reads again after a failure.
+"""The audio of a channel that no final has covered yet: what the backend reads, and reads again after a failure.
 
 Positions are samples at the engine's rate, counted from the start of the session. Everything here runs on the event
 loop; `append` never waits, the caller asks `has_room` and awaits `room` before it reads more from the client.
+
+With a gate, a backend is given stretches of the audio with silence left out in between; `AudioReader.place` tells
+where in the session the backend's own count of samples lies.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections import deque
 from typing import Final, Self
 
 from backends.base import FLUSH
+from bridge.session.gate import Gate
 from bridge.session.stream_end import StreamEnd
 
 _WIDTH: Final = 2  # bytes of a sample
@@ -41,14 +45,15 @@ class ReplayBuffer:
     Bounded by two limits, in samples: `queue_limit` for what the backend has not read yet, `replay_limit` for all
     that is held. At either one `has_room` turns false until the backend reads, or a final trims. While no stream
     reads, between two of them, only the second one counts: an outage should not be felt by a client that speaks.
+
+    `gate`: which of the audio the backend is given (None: all); tell `gate_moved` of every change.
     """
 
-    def __init__(self, *, queue_limit: int, replay_limit: int) -> None:
+    def __init__(self, *, queue_limit: int, replay_limit: int, gate: Gate | None = None) -> None:
+        self.gate = gate
         self.start = 0
         self.end = 0
         self.closed = False
-        self.arrived = 0.0
-        """When the last audio came."""
         self._queue_limit = queue_limit
         self._replay_limit = replay_limit
         self._nearly_full = round(NEARLY_FULL * replay_limit)
@@ -101,19 +106,24 @@ class ReplayBuffer:
         """Take in audio that arrived at `now` (seconds of any steady clock)."""
         if not pcm or self.closed:
             return
-        self.arrived = now
         chunk = (self.end, pcm, now)
         _join(self._chunks, chunk)
         self.end += len(pcm) // _WIDTH
         if self._reader is not None:
             self._reader._offer(chunk)  # noqa: SLF001 - the two are one mechanism
 
-    def flush(self) -> None:
-        """Mark this point: everything before it is to be finalized now."""
-        if self.end > self.start and (not self._flushes or self._flushes[-1] < self.end):
-            self._flushes.append(self.end)
+    def flush(self, at: int | None = None) -> None:
+        """Mark a position (None: the end so far): everything before it is to be finalized now."""
+        position = self.end if at is None else at
+        if position > self.start and position not in self._flushes:
+            bisect.insort(self._flushes, position)
             if self._reader is not None:
                 self._reader._wake()  # noqa: SLF001
+
+    def gate_moved(self) -> None:
+        """The gate was opened or shut, or knows more of what is silence."""
+        if self._reader is not None:
+            self._reader._gate_moved()  # noqa: SLF001
 
     def close(self) -> None:
         """No more audio will come."""
@@ -128,6 +138,8 @@ class ReplayBuffer:
         while self._chunks and self._chunks[0][0] + len(self._chunks[0][1]) // _WIDTH <= self.start:
             self._chunks.popleft()
         del self._flushes[: bisect.bisect_right(self._flushes, self.start)]
+        if self.gate is not None:
+            self.gate.forget(self.start)
         self._wake_room()
 
     def arrival(self, position: int) -> float | None:
@@ -168,13 +180,20 @@ class ReplayBuffer:
 class AudioReader:
     """One backend stream's audio, as the asynchronous iterator that the contract asks for.
 
-    `base` is the session position of the stream's first sample, `position` how far the backend has read.
+    `base` is the session position where the stream begins, `position` how far it has come, `given` how many samples
+    the backend was given.
     """
 
     def __init__(self, buffer: ReplayBuffer, chunks: deque[Chunk], end: StreamEnd | None = None) -> None:
         self.end = end
         self.base = buffer.start
         self.position = buffer.start
+        self.given = 0
+        self.arrived = 0.0
+        """When the last audio that was given had come."""
+        self._given_until = buffer.start  # position behind the last sample given
+        # Where audio goes on behind silence that was left out: samples given before, position.
+        self._places: deque[tuple[int, int]] = deque([(0, buffer.start)])
         self.ended = False  # the backend was told that the audio ended
         self.flush_marks = True  # whether marks are passed on; otherwise a mark ends the stream
         self.flushed = 0  # the last mark passed on
@@ -193,9 +212,33 @@ class AudioReader:
     def waiting(self) -> bool:
         """Whether it holds audio back until more comes, see `beyond`."""
         buffer = self._buffer
-        if buffer is None or self.position > self.base or buffer.closed or buffer.flushing:
+        if buffer is None or self.given or buffer.closed or buffer.flushing:
             return False
         return buffer.end <= self.beyond
+
+    @property
+    def available(self) -> bool:
+        """Whether there is audio that the backend may be given now."""
+        buffer = self._buffer
+        if buffer is None:
+            return False
+        if buffer.gate is None:
+            return buffer.end > self.position
+        first, last = buffer.gate.next(self.position)
+        return first < buffer.end and last != first
+
+    def place(self, sample: int, *, end: bool = False) -> int:
+        """The session position of the stream's sample; of the `end` of something, which lies before any silence."""
+        first = self._places[0]
+        for given, position in self._places:
+            if given > sample or (end and given == sample > 0):
+                break
+            first = (given, position)
+        return first[1] + sample - first[0]
+
+    def covered(self, end: int) -> int:
+        """Up to which position all is final, if a final reaches to `end`: silence that was left out behind it, too."""
+        return self.position if self.position > self._given_until and end >= self._last_to_answer else end
 
     def finish(self) -> None:
         """End this stream where the backend stands; later audio is left for the next stream."""
@@ -230,13 +273,14 @@ class AudioReader:
             buffer = self._buffer
             if buffer is None or self._finishing or self.ended:
                 raise self._stop(buffer)
+            self._pass_over(buffer)
             mark = buffer.next_flush(max(self.base, self.flushed) + 1) if buffer.flushing else None
             if mark is not None and mark <= self.position:
                 self.flushed = mark
                 if self.flush_marks:
                     return FLUSH
                 raise self._stop(buffer)
-            if self._pending and not self.waiting:
+            if self.available and not self.waiting:
                 if pcm := self._take(buffer, mark):
                     return pcm
                 continue  # the stream ends before this chunk
@@ -257,6 +301,8 @@ class AudioReader:
             pcm = pcm[(self.position - first) * _WIDTH :]
             first = self.position
         until = first + len(pcm) // _WIDTH
+        if buffer.gate is not None and (last := buffer.gate.next(first)[1]) is not None:
+            until = min(until, last)
         if self.end is not None:
             until = min(until, first + self.end.piece)
         if mark is not None and first < mark < until:
@@ -265,17 +311,54 @@ class AudioReader:
         if cut < len(pcm):
             self._pending.appendleft((until, pcm[cut:], when))
             pcm = pcm[:cut]
-        if self.end is not None and (last := self.end.take(pcm)) is not None:
+        if self.end is not None and (kept := self.end.take(pcm)) is not None:
             self._finishing = True
-            pcm = pcm[: last * _WIDTH]
-        self.position = first + len(pcm) // _WIDTH
+            pcm = pcm[: kept * _WIDTH]
+        if first != self._given_until:
+            self._places.append((self.given, first))
+            while len(self._places) > 1 and self._places[1][1] <= buffer.start:
+                self._places.popleft()
+        self.given += len(pcm) // _WIDTH
+        self.arrived = when
+        self.position = self._given_until = first + len(pcm) // _WIDTH
         if buffer._room is not None:  # noqa: SLF001 - the two are one mechanism
             buffer._wake_room()  # noqa: SLF001
         return pcm
 
+    @property
+    def _last_to_answer(self) -> int:
+        """Where the last speech that was given ended, as far as the gate knows; what was given behind it is silence."""
+        gate = self._buffer.gate if self._buffer is not None else None
+        return self._given_until if gate is None else min(self._given_until, gate.speech_until)
+
+    def _pass_over(self, buffer: ReplayBuffer) -> None:
+        """Move on over silence. Where all speech before it is final, so is the silence."""
+        if buffer.gate is None:
+            return
+        target = min(buffer.gate.next(self.position)[0], buffer.end)
+        if target <= self.position:
+            return
+        self.position = target
+        while self._pending and self._pending[0][0] + len(self._pending[0][1]) // _WIDTH <= target:
+            self._pending.popleft()
+        if buffer.start >= self._last_to_answer:
+            buffer.trim(target)
+        elif buffer._room is not None:  # noqa: SLF001 - the two are one mechanism
+            buffer._wake_room()  # noqa: SLF001
+
+    def _gate_moved(self) -> None:
+        """Silence is passed over here and now: a task need not be woken for it."""
+        buffer = self._buffer
+        if buffer is not None and not self._finishing and not self.ended:
+            self._pass_over(buffer)
+            if self._waiter is not None and (buffer.flushing or self.available):
+                self._wake()
+
     def _offer(self, chunk: tuple[int, bytes, float]) -> None:
         _join(self._pending, chunk)
-        self._wake()
+        buffer = self._buffer
+        if buffer is None or buffer.gate is None or buffer.full or self.available:
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -1,46 +1,42 @@
-"""One recognition session: client audio in, events out, and each word of the audio finalized exactly once.
+"""One session: client audio in, events out; a channel of its own for each recognition.
 
-The audio lies in a replay buffer until a final covers it. The backend reads from there through one stream after
-another: when a stream ends early (an error, a stall, its longest duration), the next one starts at the last final
-and is given the audio again. Because it starts exactly where the finals end, nothing is lost and nothing doubled.
+    bytes → decoder → (denoiser) → channel → hub
+                    ↘ monitor
 
-Positions are samples at the engine's rate from the start of the session; times that leave are seconds on that clock.
+The session knows its client: the format, the clock, how it ends. What is heard is the business of its channels.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
+from collections import Counter
 from typing import Final
 
-from backends.base import BackendError, Fault, RecognitionConfig, Word
 from bridge.audio.decode import StreamDecoder
 from bridge.audio.wavheader import strip_wav_header
 from bridge.errors import BridgeError
-from bridge.protocols.events import Ack, Closed, Error, Partial, Ready, SpeechStarted, Start
-from bridge.protocols.events import Final as FinalEvent
+from bridge.protocols.events import Ack, Closed, Error, Ready, Start
 from bridge.protocols.events import Warning as WarningEvent
+from bridge.session.channel import Channel
 from bridge.session.engine import Engine
 from bridge.session.hub import Hub, Outbox
 from bridge.session.limits import SessionLimits, SessionObserver
-from bridge.session.replay import ReplayBuffer
-from bridge.session.stream import BackendStream, Experience, Placed
+from bridge.session.voice import VoicePolicy
 
 log = logging.getLogger(__name__)
 
-BACKOFF_BASE: Final = 0.1
-BACKOFF_CAP: Final = 5.0
-"""Seconds; full jitter between 0 and min(cap, base * 2^failures), after Brooker, "Exponential Backoff and Jitter"."""
-OVERLOAD_FACTOR: Final = 6
-"""How many times longer both are for a backend that is overloaded, or whose quota is used up."""
+PIECES_AT_ONCE: Final = 4
+"""Pieces of a message that are decoded without a pause for other sessions: few milliseconds each."""
+WARNINGS: Final = 10
+"""Warnings of one code that a client is sent; the rest would say nothing new."""
 
 
 class Session:
     """One session on one engine. Feed it from one task, run it in another, read its outboxes from others.
 
     `run` ends after `Closed` has been published, or when it is cancelled (the client is gone): then the backend's
-    stream is closed and nothing more is published.
+    streams are closed and nothing more is published.
     """
 
     def __init__(
@@ -52,6 +48,7 @@ class Session:
         *,
         observer: SessionObserver,
         language: str,
+        voice: VoicePolicy = VoicePolicy(),
     ) -> None:
         self.id = session_id
         self.language = language
@@ -60,23 +57,32 @@ class Session:
         self._limits = limits
         self._observer = observer
         self._rate = engine.sample_rate
-        self._decoder = StreamDecoder(start.audio, self._rate)
-        self._buffer = ReplayBuffer(
-            queue_limit=round(limits.queue_seconds * self._rate),
-            replay_limit=round(limits.replay_seconds * self._rate),
-        )
         self._hub = Hub(limits.outbox_events)
         self._loop = asyncio.get_running_loop()
         self._opened = self._active = self._acked = self._loop.time()
         self._end_code: str | None = None
         self._abandoned = False
-        self._in_speech = False
-        self._partials = 0  # of the utterance that is going on
-        self._attempts = 0  # backend streams opened
-        self._stream: BackendStream | None = None
-        self._experience = Experience(engine.capabilities)
-        self._first = True  # no audio yet: it may begin with a WAV header
+        self._audio_closed = False
+        self._warned: Counter[str] = Counter()
+        self._first = start.audio.encoding.width is not None  # raw samples: they may begin with a WAV header
+        self._decoder = StreamDecoder(start.audio, self._rate, lanes=start.lanes, notice=self._warn)
+        self._channels = [
+            Channel(
+                number if start.lanes > 1 else None,
+                session_id,
+                start,
+                language,
+                engine,
+                limits,
+                voice,
+                hub=self._hub,
+                observer=observer,
+                advanced=self._ack,
+            )
+            for number in range(start.lanes)
+        ]
         self._run_scope: asyncio.Timeout | None = None
+        self._tasks: asyncio.TaskGroup | None = None
         self._watch_handle: asyncio.TimerHandle
 
     # What the client's side calls
@@ -95,7 +101,7 @@ class Session:
     @property
     def audio_seconds(self) -> float:
         """Audio received so far, in seconds."""
-        return self._buffer.end / self._rate
+        return self._channels[0].end / self._rate
 
     @property
     def stopping(self) -> bool:
@@ -106,7 +112,8 @@ class Session:
         """Take in audio in the declared format. False: await `room` before the next.
 
         Raises:
-            BridgeError: `bad_audio` or `unsupported_audio`; the data is dropped, the session goes on.
+            BridgeError: `bad_audio`: the data is dropped, the session goes on. Or a fatal one: nothing of this audio
+                can be understood any more; call `refuse`.
         """
         if self._end_code is not None:
             return True  # what comes after the end is not part of the session
@@ -114,18 +121,23 @@ class Session:
         if self._first and data:
             self._first = False
             data = self._without_header(data)
-        before = self._buffer.end
-        self._buffer.append(self._decoder.decode(data), now)
-        self._observer.audio((self._buffer.end - before) / self._rate)
+        self._decoder.push(data)
+        drained = self._take_in(now)
         if now - self._acked >= self._limits.ack_seconds:
-            self._ack(now)
-        if self._stream is not None and self._buffer.nearly_full:
-            self._stream.make_room()
-        return self._buffer.has_room
+            self._ack()
+        return drained and self._has_room
 
     async def room(self) -> None:
-        """Wait until the session takes audio again. Safe to cancel."""
-        await self._buffer.room()
+        """Wait until the session takes audio again. Safe to cancel.
+
+        Raises:
+            BridgeError: as `feed`: of a message that holds much, the rest is decoded here.
+        """
+        while not self.stopping:
+            await self._channels_have_room()
+            if self._take_in(self._loop.time()) and self._has_room:
+                break
+            await asyncio.sleep(0)
         self._active = self._loop.time()  # the client was kept waiting: it was not idle
 
     def touch(self) -> None:
@@ -136,17 +148,19 @@ class Session:
         """Finalize what was said so far; the session goes on."""
         if not self.stopping:
             now = self._active = self._loop.time()
-            self._buffer.append(self._decoder.flush(), now)
-            self._buffer.flush()
+            self._decoder.flush()
+            self._take_in(now)
+            for channel in self._channels:
+                channel.flush()
 
     def stop(self, code: str = "stopped") -> None:
         """No more audio: finalize every remaining word, then close with `code`. The first call counts."""
         if self._end_code is not None:
             return
         self._end_code = code
-        self._buffer.append(self._decoder.finish(), self._loop.time())
-        self._buffer.close()
+        self._decoder.finish()
         self._limit_stop()
+        self._end_audio()
 
     def refuse(self, error: BridgeError) -> None:
         """End the session for a fatal fault of the client's; what was accepted before is still finalized."""
@@ -165,6 +179,53 @@ class Session:
         if self._run_scope is not None:
             self._run_scope.reschedule(self._loop.time() + self._limits.stop_seconds)
 
+    # Audio on its way to the channels
+
+    @property
+    def _has_room(self) -> bool:
+        return all(channel.has_room for channel in self._channels)
+
+    async def _channels_have_room(self) -> None:
+        for channel in self._channels:
+            await channel.room()
+
+    def _take_in(self, now: float) -> bool:
+        """Decode what was pushed, as far as there is room and it takes no long time. Returns whether that was all."""
+        for _ in range(PIECES_AT_ONCE):
+            if not self._has_room:
+                return False
+            lanes = self._decoder.read()
+            if lanes is None:
+                return True
+            for channel, pcm in zip(self._channels, lanes, strict=True):
+                channel.append(pcm, now)
+            self._observer.audio(len(lanes[0]) / 2 / self._rate)
+        return False
+
+    def _end_audio(self) -> None:
+        """Take in what is left, and close the channels; what is too much for now is left to a task of `run`."""
+        try:
+            drained = self._take_in(self._loop.time())
+        except BridgeError as exc:
+            self._break(exc)
+            drained = True
+        if drained:
+            self._close_audio()
+        elif self._tasks is not None:
+            self._tasks.create_task(self._drain(), name=f"drain-{self.id}")
+
+    async def _drain(self) -> None:
+        while not self._take_in(self._loop.time()):
+            await self._channels_have_room()
+            await asyncio.sleep(0)
+        self._close_audio()
+
+    def _close_audio(self) -> None:
+        self._audio_closed = True
+        self._decoder.close()
+        for channel in self._channels:
+            channel.close()
+
     # The session's own task
 
     async def run(self) -> None:
@@ -176,7 +237,7 @@ class Session:
                     self.abandon()
                 elif self.stopping:
                     self._limit_stop()
-                await self._drive()
+                await self._recognize()
         except TimeoutError:
             if not self._abandoned:
                 self._break(BridgeError("backend_stalled", "the backend did not finish in time"))
@@ -186,149 +247,61 @@ class Session:
             log.exception("session failed", extra={"session": self.id})
             self._break(BridgeError("internal"))
         finally:
-            self._run_scope = None
+            self._run_scope = self._tasks = None
             self._watch_handle.cancel()
-            self._buffer.close()
+            self._decoder.close()
+            for channel in self._channels:
+                channel.abort()
         self._hub.publish(
             Closed(
                 self._hub.next_seq(),
                 self._end_code or "stopped",
                 self._decoder.frames,
                 self._finalized_frames(),
-                round(self._buffer.end / self._rate, 3),
+                round(self.audio_seconds, 3),
             )
         )
-
-    async def _drive(self) -> None:
-        """One backend stream after another until all audio is finalized."""
-        failures = 0
-        failing_since = 0.0
-        while not (self._buffer.closed and self._buffer.start >= self._buffer.end):
-            before = self._buffer.start
-            try:
-                await self._recognize()
-                failures = 0
-                continue
-            except BackendError as exc:
-                error = exc
-            self._observer.backend_error(self._engine.name, error.code)
-            now = self._loop.time()
-            if not failures or self._buffer.start > before:
-                failures, failing_since = 0, now
-            log.warning(
-                "backend stream failed: %s: %s",
-                error.code,
-                # What is wrong with a request may quote it: its phrases are the client's own words.
-                "the client is told why" if error.fault is Fault.CLIENT else error,
-                extra={"session": self.id, "backend": self._engine.name, "failures": failures},
-            )
-            if not error.retryable or now - failing_since >= self._limits.reopen_seconds:
-                raise _as_bridge_error(error) from error
-            await asyncio.sleep(_backoff(failures, error))
-            failures += 1
 
     async def _recognize(self) -> None:
-        """One backend stream, from the last final on.
+        """Run every channel to its end.
 
         Raises:
-            BackendError: it ended before all that it was given was finalized.
+            BridgeError: one cannot go on; then none does.
         """
-        stream = self._stream = BackendStream(
-            self._engine,
-            self._buffer,
-            self._experience,
-            stall_seconds=self._limits.stall_seconds,
-            publish=self._take,
-        )
-        config = RecognitionConfig(
-            sample_rate=self._rate,
-            language=self.language,
-            partials=self._start.partials,
-            words=self._start.words,
-            phrases=self._start.phrases,
-            session_id=self.id,
-            start=self._buffer.start / self._rate,
-            attempt=self._attempts,
-        )
-        self._attempts += 1
-        self._partials = 0
-        await stream.run(config)
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                if self.stopping and not self._audio_closed:
+                    self._end_audio()
+                for channel in self._channels[1:]:
+                    self._tasks.create_task(channel.run(), name=f"channel-{self.id}")
+                await self._channels[0].run()
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
 
-    def _take(self, placed: Placed) -> None:
-        """Publish a result."""
-        if placed.result.is_final:
-            self._take_final(placed)
-        else:
-            self._take_partial(placed)
+    # What the client is told
 
-    def _take_final(self, placed: Placed) -> None:
-        result, end = placed.result, placed.end
-        if result.text:
-            self._speech(placed.start)
-            spoken = placed.base + round(result.words[-1].end * self._rate) if result.words else end
-            latency = self._latency(min(spoken, end))
-            self._hub.publish(
-                FinalEvent(
-                    self._hub.next_seq(),
-                    result.text,
-                    self._seconds(placed.start),
-                    self._seconds(end),
-                    self._words(placed),
-                    result.confidence,
-                    result.language,
-                )
-            )
-            self._observer.final(latency)
-        self._in_speech = False
-        self._partials = 0
-        if end > self._buffer.start:
-            self._buffer.trim(end)
-            self._ack(self._loop.time())
-
-    def _take_partial(self, placed: Placed) -> None:
-        result = placed.result
-        self._speech(placed.start)
-        if not result.text or not self._start.partials:
-            return
-        self._partials += 1
-        self._hub.publish(
-            Partial(
-                result.text,
-                self._seconds(placed.start),
-                self._seconds(placed.end),
-                result.stability,
-                self._words(placed),
-            )
-        )
-        self._observer.partial(self._latency(placed.end), first=self._partials == 1)
-        self._observer.queued(self._buffer.unread / self._rate)
-
-    def _speech(self, start: int) -> None:
-        if not self._in_speech:
-            self._in_speech = True
-            self._hub.publish(SpeechStarted(self._hub.next_seq(), self._seconds(start)))
-
-    def _ack(self, now: float) -> None:
-        self._acked = now
+    def _ack(self) -> None:
+        self._acked = self._loop.time()
         self._hub.publish(Ack(self._decoder.frames, self._finalized_frames()))
 
     def _finalized_frames(self) -> int:
         """Frames at the client's rate that finals cover, rounded down."""
-        if self._buffer.start >= self._buffer.end and self._buffer.closed:
+        if self._audio_closed and all(channel.final >= channel.end for channel in self._channels):
             return self._decoder.frames
-        return min(self._decoder.frames, self._buffer.start * self._start.audio.sample_rate // self._rate)
+        final = min(channel.final for channel in self._channels)
+        return min(self._decoder.frames, final * self._start.audio.sample_rate // self._rate)
 
     def _without_header(self, data: bytes) -> bytes:
         stripped = strip_wav_header(data, self._start.audio)
         if stripped is not data:
-            self._hub.publish(
-                WarningEvent(
-                    self._hub.next_seq(),
-                    "wav_header",
-                    "the audio begins with a WAV header; it was skipped: send the samples alone",
-                )
-            )
+            self._warn("wav_header", "the audio begins with a WAV header; it was skipped: send the samples alone")
         return stripped
+
+    def _warn(self, code: str, message: str) -> None:
+        """Tell the client's developer, unless that was said often enough."""
+        self._warned[code] += 1
+        if self._warned[code] <= WARNINGS:
+            self._hub.publish(WarningEvent(self._hub.next_seq(), code, message))
 
     # Watching the clock
 
@@ -352,9 +325,9 @@ class Session:
         if not self.stopping:
             if now - self._opened >= self._limits.session_seconds:
                 self.stop("session_too_long")
-            elif now - self._active >= self._limits.idle_seconds and self._buffer.has_room:
+            elif now - self._active >= self._limits.idle_seconds and self._has_room:
                 self.stop("idle_timeout")
-        if not self.stopping and not self._buffer.has_room:
+        if not self.stopping and not self._has_room:
             self._active = now  # the client is being slowed, not idle
 
     # Small things
@@ -378,44 +351,3 @@ class Session:
 
     def _fail(self, error: BridgeError) -> None:
         self._hub.publish(Error(self._hub.next_seq(), error.code, str(error), True, error.row.retryable))
-
-    def _latency(self, position: int) -> float:
-        arrived = self._buffer.arrival(position)
-        return 0.0 if arrived is None else self._loop.time() - arrived
-
-    def _seconds(self, position: int) -> float:
-        return round(position / self._rate, 3)
-
-    def _words(self, placed: Placed) -> tuple[Word, ...]:
-        if not self._start.words or not placed.result.words:
-            return ()
-        offset = placed.base / self._rate
-        return tuple(
-            Word(
-                w.text,
-                round(w.start + offset, 3),
-                round(w.end + offset, 3),
-                None if w.confidence is None else round(w.confidence, 3),
-                w.speaker,
-            )
-            for w in placed.result.words
-        )
-
-
-def _backoff(failures: int, error: BackendError) -> float:
-    """Seconds to wait before another stream is opened, after so many that failed without progress before this one."""
-    factor = OVERLOAD_FACTOR if error.code == "overloaded" else 1
-    return random.uniform(0, factor * min(BACKOFF_CAP, BACKOFF_BASE * 2 ** min(failures, 16)))  # noqa: S311 - jitter
-
-
-def _as_bridge_error(error: BackendError) -> BridgeError:
-    """What the client is told when a backend gives up; the backend's own words only where they help a client."""
-    if error.fault is Fault.CLIENT:
-        return BridgeError("unsupported_language" if error.code == "language" else "backend_rejected", str(error))
-    if error.fault is Fault.OPERATOR:
-        return BridgeError("backend_misconfigured")
-    if error.code == "stalled":
-        return BridgeError("backend_stalled")
-    if error.code == "overloaded":
-        return BridgeError("at_capacity", "the backend is overloaded")
-    return BridgeError("backend_failed", f"the backend failed: {error.code}")

@@ -23,7 +23,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from backends.base import BackendError, Capabilities, RecognitionConfig, Result
+from backends.base import BackendError, Capabilities, RecognitionConfig, Result, Word
 from bridge.audio.loudness import quiet_near
 from bridge.session.engine import Engine
 from bridge.session.replay import ReplayBuffer
@@ -57,12 +57,15 @@ heard for ever."""
 
 
 class Placed(NamedTuple):
-    """A result and its place on the session's clock, in samples; `base` is where its stream began."""
+    """A result and its place on the session's clock, in samples; its words' times are seconds of that clock, too.
+
+    `covered`: up to where all is final if the result is, which may be in the silence behind `end`.
+    """
 
     result: Result
-    base: int
     start: int
     end: int
+    covered: int
 
 
 class Experience:
@@ -257,17 +260,17 @@ class BackendStream:
 
     def _ended_between_words(self, result: Result) -> Result:
         """With its end moved to a quiet place nearby: engines round the times of words, Google's to 0.1 s."""
-        at = self.reader.base + round(result.end * self._rate)
+        at = self._at(result.end, end=True)
         first = max(self._buffer.start, at - round(ROUNDED * self._rate))
         pcm = self._buffer.audio(first, at + round(ROUNDED * self._rate))
-        end = (first + quiet_near(pcm, at - first, self._rate) - self.reader.base) / self._rate
+        end = result.end + (first + quiet_near(pcm, at - first, self._rate) - at) / self._rate
         words = tuple(dataclasses.replace(w, start=min(w.start, end), end=min(w.end, end)) for w in result.words)
         return dataclasses.replace(result, end=end, words=words)
 
     @property
     def _given(self) -> float:
         """Seconds of audio that the stream was given."""
-        return (self.reader.position - self.reader.base) / self._rate
+        return self.reader.given / self._rate
 
     @property
     def _unspoken(self) -> float:
@@ -277,10 +280,22 @@ class BackendStream:
 
     def _place(self, result: Result) -> None:
         """Publish it, clipped to what the stream was given and to what is not final yet."""
-        base, first = self.reader.base, self._buffer.start
-        end = max(first, min(base + round(result.end * self._rate), self.reader.position))
-        start = min(max(first, base + round(result.start * self._rate)), end)
-        self._publish(Placed(result, base, start, end))
+        first = self._buffer.start
+        end = max(first, self._at(result.end, end=True))
+        start = min(max(first, self._at(result.start)), end)
+        if result.words:
+            result = dataclasses.replace(result, words=tuple(map(self._placed_word, result.words)))
+        self._publish(Placed(result, start, end, self.reader.covered(end)))
+
+    def _at(self, seconds: float, *, end: bool = False) -> int:
+        """A time of this stream as a position of the session."""
+        return self.reader.place(min(round(seconds * self._rate), self.reader.given), end=end)
+
+    def _placed_word(self, word: Word) -> Word:
+        start = self.reader.place(round(word.start * self._rate)) / self._rate
+        end = self.reader.place(round(word.end * self._rate), end=True) / self._rate
+        confidence = None if word.confidence is None else round(word.confidence, 3)
+        return Word(word.text, round(start, 3), round(max(start, end), 3), confidence, word.speaker)
 
     # Watching the clock
 
@@ -315,9 +330,9 @@ class BackendStream:
         """Whether the stream has read all there is, and nothing came for too long."""
         return (
             self._idle_seconds is not None
-            and self.reader.position > self.reader.base
-            and self._buffer.unread == 0
-            and now - self._buffer.arrived >= self._idle_seconds
+            and self.reader.given > 0
+            and not self.reader.available
+            and now - self.reader.arrived >= self._idle_seconds
         )
 
     def _mute(self, now: float) -> bool:
@@ -340,7 +355,7 @@ class BackendStream:
             return self._unanswered_seconds
         if self.reader.waiting:
             return None
-        if self._buffer.unread > 0 or self.reader.flushed > self._buffer.start:
+        if self.reader.available or self.reader.flushed > self._buffer.start:
             return self._untouched_seconds
         return None
 

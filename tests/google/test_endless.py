@@ -32,7 +32,7 @@ belong to the emulator, are named after `AioServer`."""
     ("engine", "api", "seed"), [("google", "v1", 1), ("google", "v2", 2), ("google-threads", "v1", 3)]
 )
 async def test_endless_speech(engine: str, api: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.session.session.BACKOFF_BASE", 0.01)  # time is short here, and aborts many
+    monkeypatch.setattr("bridge.session.channel.BACKOFF_BASE", 0.01)  # time is short here, and aborts many
     talks = [Spoken(kind, SECONDS) for kind in KINDS]
     config = EmulatorConfig(
         limits=Limits(stream_seconds=LIMIT, audio_timeout=1_000, requests_per_minute=100_000),

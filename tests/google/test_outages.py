@@ -58,7 +58,7 @@ async def test_it_comes_up_after_the_client(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", BOTH)
 async def test_it_refuses_six_times_in_a_row(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.session.session.BACKOFF_CAP", 0.2)
+    monkeypatch.setattr("bridge.session.channel.BACKOFF_CAP", 0.2)
     config = EmulatorConfig(plan=Plan(usual=Faults(refuse="UNAVAILABLE"), refuse_first=6))
     async with road(engine, "v1", config) as (url, emulator):
         heard = await spoken(url, marker_audio(5))

@@ -120,7 +120,7 @@ def assert_lines(log: Journal, heard: Heard, *codes: tuple[str, ...]) -> None:
 
 @pytest.fixture(autouse=True)
 def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.session.session.BACKOFF_BASE", 0.01)
+    monkeypatch.setattr("bridge.session.channel.BACKOFF_BASE", 0.01)
 
 
 @pytest.mark.parametrize(("engine", "row"), cases(PASSING))

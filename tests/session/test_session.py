@@ -25,7 +25,8 @@ from bridge.audio.formats import AudioFormat, Encoding
 from bridge.protocols.events import Ack, Error, Final, Partial, Ready, SpeechStarted, Start, Warning
 from bridge.session.engine import Engine
 from bridge.session.limits import SessionLimits
-from bridge.session.session import Session, _backoff
+from bridge.session.channel import _backoff
+from bridge.session.session import Session
 from tests.session.harness import FunctionEngine, Observed, lasting_numbers, markers, session_on, words
 
 QUICK = SessionLimits(stall_seconds=0.4, stop_seconds=5)
@@ -156,7 +157,7 @@ async def test_an_engine_that_never_waits_does_not_drown_a_receiver_that_reads()
 
 
 async def test_time_without_progress_is_limited_and_progress_resets_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.session.session._backoff", lambda failures, error: 0.05)
+    monkeypatch.setattr("bridge.session.channel._backoff", lambda failures, error: 0.05)
     limits = SessionLimits(reopen_seconds=0.5)
     fails = [ScriptedFault(0.1, "fail")] * 6 + [ScriptedFault(1.3, "fail")] * 6
     async with session_on(markers(*fails), limits=limits) as running:
@@ -515,7 +516,7 @@ async def test_a_wav_header_is_skipped_with_a_warning() -> None:
         writer.setsampwidth(2)
         writer.setframerate(16_000)
         writer.writeframes(marker_audio(2))
-    async with session_on(markers()) as running:
+    async with session_on(markers(), Start(AudioFormat(Encoding.PCM_S16LE))) as running:
         await running.send(file.getvalue())
         running.session.stop()
     assert running.text == words(2)

@@ -308,7 +308,7 @@ def test_after_failures_without_a_final_streams_are_shorter_until_there_is_one()
 
 async def test_speech_without_finals_comes_forward_through_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stream fails after 5 to 9 s, and nothing is final before a stream ends."""
-    monkeypatch.setattr("bridge.session.session._backoff", lambda failures, error: 0.01)
+    monkeypatch.setattr("bridge.session.channel._backoff", lambda failures, error: 0.01)
 
     async def fails(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
         async def watched() -> AsyncIterator[bytes]:

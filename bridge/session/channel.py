@@ -1,0 +1,321 @@
+"""One recognition: the audio of one channel in, its events out, and each word of the audio finalized exactly once.
+
+The audio lies in a replay buffer until a final covers it. The backend reads from there through one stream after
+another: when a stream ends early (an error, a stall, its longest duration), the next one starts at the last final
+and is given the audio again. Because it starts exactly where the finals end, nothing is lost and nothing doubled.
+
+Positions are samples at the engine's rate from the start of the session; times that leave are seconds on that clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+from backends.base import BackendError, Fault, RecognitionConfig
+from bridge.errors import BridgeError
+from bridge.protocols.events import Final as FinalEvent
+from bridge.protocols.events import Partial, SpeechEnded, SpeechStarted, Start
+from bridge.session.engine import Engine
+from bridge.session.gate import Gate
+from bridge.session.hub import Hub
+from bridge.session.limits import SessionLimits, SessionObserver
+from bridge.session.replay import ReplayBuffer
+from bridge.session.stream import BackendStream, Experience, Placed
+from bridge.session.voice import Voice, VoicePolicy
+
+log = logging.getLogger(__name__)
+
+BACKOFF_BASE: Final = 0.1
+BACKOFF_CAP: Final = 5.0
+"""Seconds; full jitter between 0 and min(cap, base * 2^failures), after Brooker, "Exponential Backoff and Jitter"."""
+OVERLOAD_FACTOR: Final = 6
+"""How many times longer both are for a backend that is overloaded, or whose quota is used up."""
+
+
+class Channel:
+    """Feed it from one task, run it in another. `number` is None where a session has one recognition.
+
+    `advanced` is called when more of the audio is final.
+    """
+
+    def __init__(
+        self,
+        number: int | None,
+        session_id: str,
+        start: Start,
+        language: str,
+        engine: Engine,
+        limits: SessionLimits,
+        voice: VoicePolicy,
+        *,
+        hub: Hub,
+        observer: SessionObserver,
+        advanced: Callable[[], None],
+    ) -> None:
+        self._number = number
+        self._session_id = session_id
+        self._start = start
+        self._language = language
+        self._engine = engine
+        self._limits = limits
+        self._hub = hub
+        self._observer = observer
+        self._advanced = advanced
+        self._rate = engine.sample_rate
+        self._loop = asyncio.get_running_loop()
+        detection = voice.wanted(start)
+        gate = Gate() if voice.gate and detection is not None else None
+        self._buffer = ReplayBuffer(
+            queue_limit=round(limits.queue_seconds * self._rate),
+            replay_limit=round(limits.replay_seconds * self._rate),
+            gate=gate,
+        )
+        # Whether the session says when an utterance ends; otherwise that is the engine's own business.
+        self._ends_utterances = gate is not None or start.endpointing is not None
+        self._silence_seconds = (start.endpointing or {}).get("silence_seconds")
+        self._voice: Voice | None = None
+        if detection is not None:
+            self._voice = Voice(
+                detection,
+                self._rate,
+                voice.rules(start),
+                gate,
+                started=self._speech_started,
+                ended=self._utterance_ended,
+                moved=self._buffer.gate_moved,
+            )
+        self._speaking = False
+        self._partials = 0  # of the utterance that is going on
+        self._attempts = 0  # backend streams opened
+        self._stream: BackendStream | None = None
+        self._experience = Experience(engine.capabilities)
+
+    # The audio
+
+    @property
+    def end(self) -> int:
+        """Samples taken in."""
+        return self._buffer.end
+
+    @property
+    def final(self) -> int:
+        """The position before which everything is final."""
+        return self._buffer.start
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes more audio."""
+        return self._buffer.has_room and (self._voice is None or self._voice.has_room)
+
+    async def room(self) -> None:
+        """Wait until `has_room`. Safe to cancel."""
+        await self._buffer.room()
+        if self._voice is not None:
+            await self._voice.room()
+
+    def append(self, pcm: bytes, now: float) -> None:
+        """Take in PCM16 that arrived at `now`."""
+        self._buffer.append(pcm, now)
+        if self._voice is not None:
+            self._voice.push(pcm)
+        if self._stream is not None and self._buffer.nearly_full:
+            self._stream.make_room()
+
+    def flush(self) -> None:
+        """Finalize what was said so far."""
+        if self._voice is None or self._buffer.gate is None:
+            self._buffer.flush()
+        else:
+            position = self._buffer.end
+            self._voice.decide(position, lambda: self._mark(position))
+
+    def close(self) -> None:
+        """No more audio: finalize every remaining word."""
+        if self._voice is None:
+            self._buffer.close()
+        else:
+            self._voice.finish(self._buffer.end, self._buffer.close)
+
+    def abort(self) -> None:
+        """Give everything up."""
+        if self._voice is not None:
+            self._voice.close()
+        self._buffer.close()
+
+    def _mark(self, position: int) -> None:
+        """Everything before `position` was decided; if all of it is final already, the client is told."""
+        if self._buffer.start >= position:
+            self._advanced()
+        else:
+            self._buffer.flush(position)
+
+    # Voice activity
+
+    def _speech_started(self, position: int) -> None:
+        if not self._speaking:
+            self._speaking = True
+            self._hub.publish(SpeechStarted(self._hub.next_seq(), self._seconds(position), self._number))
+
+    def _speech_ended(self, position: int) -> None:
+        if self._speaking:
+            self._speaking = False
+            self._hub.publish(SpeechEnded(self._hub.next_seq(), self._seconds(position), self._number))
+
+    def _utterance_ended(self, speech: int, silence: int) -> None:
+        """The detector heard the end of speech at `speech`, and silence up to the position `silence`."""
+        self._speech_ended(speech)
+        # A stream that cannot be flushed is ended by a mark: not where the speech has its final already.
+        if self._ends_utterances and (self._engine.capabilities.flush or self._buffer.start < speech):
+            self._buffer.flush(silence)
+
+    # The backend
+
+    async def run(self) -> None:
+        """One backend stream after another until all audio is finalized.
+
+        Raises:
+            BridgeError: the backend cannot go on.
+        """
+        failures = 0
+        failing_since = 0.0
+        while not (self._buffer.closed and self._buffer.start >= self._buffer.end):
+            before = self._buffer.start
+            try:
+                await self._recognize()
+                failures = 0
+                continue
+            except BackendError as exc:
+                error = exc
+            self._observer.backend_error(self._engine.name, error.code)
+            now = self._loop.time()
+            if not failures or self._buffer.start > before:
+                failures, failing_since = 0, now
+            log.warning(
+                "backend stream failed: %s: %s",
+                error.code,
+                # What is wrong with a request may quote it: its phrases are the client's own words.
+                "the client is told why" if error.fault is Fault.CLIENT else error,
+                extra={"session": self._session_id, "backend": self._engine.name, "failures": failures},
+            )
+            if not error.retryable or now - failing_since >= self._limits.reopen_seconds:
+                raise _as_bridge_error(error) from error
+            await asyncio.sleep(_backoff(failures, error))
+            failures += 1
+
+    async def _recognize(self) -> None:
+        """One backend stream, from the last final on.
+
+        Raises:
+            BackendError: it ended before all that it was given was finalized.
+        """
+        stream = self._stream = BackendStream(
+            self._engine,
+            self._buffer,
+            self._experience,
+            stall_seconds=self._limits.stall_seconds,
+            publish=self._take,
+        )
+        config = RecognitionConfig(
+            sample_rate=self._rate,
+            language=self._language,
+            partials=self._start.partials,
+            words=self._start.words,
+            phrases=self._start.phrases,
+            session_id=self._session_id,
+            start=self._buffer.start / self._rate,
+            attempt=self._attempts,
+            silence_seconds=self._silence_seconds,
+        )
+        self._attempts += 1
+        self._partials = 0
+        await stream.run(config)
+
+    # Its results
+
+    def _take(self, placed: Placed) -> None:
+        """Publish a result."""
+        if placed.result.is_final:
+            self._take_final(placed)
+        else:
+            self._take_partial(placed)
+
+    def _take_final(self, placed: Placed) -> None:
+        result, end = placed.result, placed.end
+        if result.text:
+            self._heard(placed.start)
+        if self._voice is None:
+            self._speech_ended(end)
+        if result.text:
+            spoken = round(result.words[-1].end * self._rate) if result.words else end
+            latency = self._latency(min(spoken, end))
+            self._hub.publish(
+                FinalEvent(
+                    self._hub.next_seq(),
+                    result.text,
+                    self._seconds(placed.start),
+                    self._seconds(end),
+                    result.words if self._start.words else (),
+                    result.confidence,
+                    result.language,
+                    self._number,
+                )
+            )
+            self._observer.final(latency)
+        self._partials = 0
+        if placed.covered > self._buffer.start:
+            self._buffer.trim(placed.covered)
+            self._advanced()
+
+    def _take_partial(self, placed: Placed) -> None:
+        result = placed.result
+        self._heard(placed.start)
+        if not result.text or not self._start.partials:
+            return
+        self._partials += 1
+        self._hub.publish(
+            Partial(
+                result.text,
+                self._seconds(placed.start),
+                self._seconds(placed.end),
+                result.stability,
+                result.words if self._start.words else (),
+                self._number,
+            )
+        )
+        self._observer.partial(self._latency(placed.end), first=self._partials == 1)
+        self._observer.queued(self._buffer.unread / self._rate)
+
+    def _heard(self, position: int) -> None:
+        """The backend heard speech; who listens for voice activity knows better when it began."""
+        if self._voice is None:
+            self._speech_started(position)
+
+    def _latency(self, position: int) -> float:
+        arrived = self._buffer.arrival(position)
+        return 0.0 if arrived is None else self._loop.time() - arrived
+
+    def _seconds(self, position: int) -> float:
+        return round(position / self._rate, 3)
+
+
+def _backoff(failures: int, error: BackendError) -> float:
+    """Seconds to wait before another stream is opened, after so many that failed without progress before this one."""
+    factor = OVERLOAD_FACTOR if error.code == "overloaded" else 1
+    return random.uniform(0, factor * min(BACKOFF_CAP, BACKOFF_BASE * 2 ** min(failures, 16)))  # noqa: S311 - jitter
+
+
+def _as_bridge_error(error: BackendError) -> BridgeError:
+    """What the client is told when a backend gives up; the backend's own words only where they help a client."""
+    if error.fault is Fault.CLIENT:
+        return BridgeError("unsupported_language" if error.code == "language" else "backend_rejected", str(error))
+    if error.fault is Fault.OPERATOR:
+        return BridgeError("backend_misconfigured")
+    if error.code == "stalled":
+        return BridgeError("backend_stalled")
+    if error.code == "overloaded":
+        return BridgeError("at_capacity", "the backend is overloaded")
+    return BridgeError("backend_failed", f"the backend failed: {error.code}")
