@@ -41,6 +41,10 @@ _SMALLEST_FLOAT: Final = 1e-9
 _ODD_SHARE: Final = 0.02
 _FAINTEST: Final = 1e-4
 
+_TONE_VALUES: Final = 40
+_TONE_STEPS: Final = 4_096
+"""A tone whose period is a whole number of samples has at most so many values, of 13 bits; loud speech has hundreds."""
+
 READABLE: Final = tuple(encoding for encoding in Encoding if encoding.width is not None)
 """Every encoding whose bytes can be read as samples."""
 FLOATS: Final = frozenset({Encoding.PCM_F32LE, Encoding.PCM_F32BE, Encoding.PCM_F64LE, Encoding.PCM_F64BE})
@@ -83,6 +87,12 @@ class Reading:
     """Low bits that are the same in every sample, and taken off `values`: 16 bits in a container of 32 are 16 bits."""
     disguised: bool = False
     """Floats whose full scale is 32,768: integers that were cast and not divided."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether hardly any value is new: a tone made by a machine, which fits many readings equally well."""
+        steps = np.rint(self.values * (_TONE_STEPS / self.full_scale))
+        return len(np.unique(steps)) < _TONE_VALUES
 
     @property
     def level(self) -> float:
@@ -131,12 +141,15 @@ def _floats(encoding: Encoding, data: bytes) -> Reading | None:
     return Reading(encoding, values * (scale / 32_768.0 if disguised else scale), scale, disguised=disguised)
 
 
-def bits_per_byte(reading: Reading, lags: Iterable[int]) -> float:
-    """What these samples cost, predicted by silence or by the sample so many before, whatever is best."""
+def bits_per_byte(reading: Reading, lags: Iterable[int], channels: int = 1) -> float:
+    """What these samples cost, predicted by silence or by the sample so many before, whatever is best.
+
+    `channels` is how many there surely are, where that is known.
+    """
     values, bits = reading.values, 8 * (reading.encoding.width or 1)
     cost = _bits(values, 1, math.inf)
     for lag in lags:
-        cost = min(cost, _bits(values[lag:] - values[:-lag], lag, bits))
+        cost = min(cost, _bits(values[lag:] - values[:-lag], lag, math.inf if lag == channels else bits))
     return min(8 * cost / bits, _MOST)
 
 

@@ -106,12 +106,16 @@ class FormatSuspicion:
     def _take(self, block: bytes) -> bool:
         """Whether this block says something."""
         declared = read(self._declared, block)
-        if block.count(block[:1]) == len(block) or (declared is not None and declared.level < _LOUD):
+        if block.count(block[:1]) == len(block):
+            return False
+        if declared is not None and (declared.level < _LOUD or declared.repeats):
             return False
         readings = [declared, *(read(encoding, block) for encoding in READABLE if encoding is not self._declared)]
         audio = [reading for reading in readings if reading is not None and reading.level > _FAINT]
         costs = dict.fromkeys(READABLE, _IMPOSSIBLE) | {self._declared: _NO_AUDIO}
-        costs |= {reading.encoding: bits_per_byte(reading, self._lags) for reading in audio}
+        for reading in audio:
+            known = reading.encoding is self._declared
+            costs[reading.encoding] = bits_per_byte(reading, self._lags, self._channels if known else 1)
         if audio and min(audio, key=lambda reading: costs[reading.encoding]).level < _LOUD:
             return False
         self._costs.append(costs)
