@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import av
 import numpy as np
@@ -54,25 +56,38 @@ LONGEST_DAMAGE: Final = 1.0
 """Seconds of silence that a packet's declared length may become."""
 
 
+FRUITLESS_END: Final = 16_384
+"""The same at the end, after which it is told: room for tags and indexes."""
 FRUITLESS_BYTES: Final = 16 * 2**20
 """Bytes in a row without a sound after which there is none to be expected: room for a picture of the album's."""
 
 
 class Turn(Enum):
-    """What a reader says when it has no packet."""
+    """What a reader says when it has no packet yet."""
 
     OVER = "there is more, but enough was done at once"
 
 
-class Damage(Enum):
-    """What a reader says instead of a packet that it cannot give."""
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What a reader says where something is missing or damaged."""
 
-    LOST = "a packet is missing, or what is there is none"
+    seconds: float | None = None
+    """At most so much; None: as much as the last packet."""
+    until: int | None = None
+    """The frame of this decoder's sound up to which it is missing, where that is known."""
 
 
-CodedPacket: TypeAlias = "tuple[av.Packet[Any], AudioCodecContext]"
-"""A packet, never an empty one, and its decoder."""
-Found: TypeAlias = "CodedPacket | Damage | Turn | None"
+class CodedPacket(NamedTuple):
+    """A packet, never an empty one."""
+
+    packet: av.Packet[Any]
+    context: AudioCodecContext
+    until: int | None = None
+    """Frames of this decoder's sound after which the audio ends, where the container says so."""
+
+
+Found: TypeAlias = CodedPacket | Lost | Turn | None
 """What a reader says; None: no packet until the next push."""
 
 
@@ -109,6 +124,8 @@ class CodedSound:
         self._pieces = Pieces()
         self._finished = self._heard = False
         self._fruitless = 0  # bytes since the last sound
+        self._given = 0  # frames of this decoder's
+        self._until: int | None = None
         self._damaged = 0
         self._last: tuple[int, int, int] | None = None  # frames, channels, rate of the last sound
         self._error: BridgeError | None = None
@@ -121,7 +138,8 @@ class CodedSound:
     def finish(self) -> None:
         """No more will be pushed."""
         self._finished = True
-        self._reader.finish()
+        if self._fruitless or self._heard:  # FFmpeg does not take nothing for an answer
+            self._reader.finish()
 
     def close(self) -> None:
         """Give the decoder back."""
@@ -135,11 +153,16 @@ class CodedSound:
         Raises:
             BridgeError: `undecodable_audio` or `unsupported_audio`, after all that could be decoded.
         """
+        worked = True
         if self._error is None:
             try:
                 worked = self._gather()
             except BridgeError as exc:
                 self._error = exc
+                if self._finished and self._heard:  # a recording that breaks off is as good as what it holds
+                    self._tell(f"{exc}, after its end had been cut off or damaged")
+                    self._error = None
+                    self._reader.close()
         if piece := self._pieces.take():
             return piece
         if self._error is not None:
@@ -158,12 +181,15 @@ class CodedSound:
                 case None:
                     self._check_fruit()
                     if self._finished:
-                        self._drain()
+                        self._end()
                     return False
-                case Damage.LOST:
-                    self._damage(None)
-                case packet, context:
-                    self._context = context
+                case Lost(seconds, until):
+                    self._damage(seconds, until)
+                case CodedPacket(packet, context, until):
+                    if context is not self._context:
+                        self._drain()
+                        self._context, self._given = context, 0
+                    self._until = until
                     self._decode(packet, context)
         return True
 
@@ -173,41 +199,58 @@ class CodedSound:
                 "undecodable_audio", f"there was no sound in the last {self._fruitless} bytes of {self._name} audio"
             )
 
-    def _drain(self) -> None:
-        """What the decoder still holds; once."""
-        context, self._context = self._context, None
-        if context is not None:
-            self._decode(None, context)
+    def _end(self) -> None:
+        """After the last packet; once more is harmless."""
+        self._drain()
         if self._fruitless and not self._heard:
             raise BridgeError("undecodable_audio", f"no sound was found in the {self._name} audio")
+        if self._fruitless > FRUITLESS_END:
+            self._tell(f"the last {self._fruitless} bytes of the {self._name} audio held no sound")
+        self._fruitless = 0
 
-    def _decode(self, packet: av.Packet[Any] | None, context: AudioCodecContext) -> None:
+    def _drain(self) -> None:
+        """What the decoder still holds."""
+        context, self._context = self._context, None
+        if context is not None:
+            with contextlib.suppress(av.FFmpegError):  # after its last packet there is nothing that could be lost
+                self._hear(context.decode(None))
+
+    def _decode(self, packet: av.Packet[Any], context: AudioCodecContext) -> None:
         try:
             frames = context.decode(packet)
         except av.FFmpegError:
-            self._damage(packet)
+            seconds = float(packet.duration * packet.time_base) if packet.duration and packet.time_base else 0.0
+            self._damage(seconds if 0 < seconds <= LONGEST_DAMAGE else None)
             return
+        self._hear(frames)
+
+    def _hear(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
             self._fruitless, self._heard = 0, True
-            self._add(samples_of(frame), frame.sample_rate)
+            samples = samples_of(frame)
+            self._last = (*samples.shape, frame.sample_rate)
+            self._put(Sound(samples, frame.sample_rate))
 
-    def _add(self, samples: Float32 | Int16, rate: int) -> None:
-        self._last = (*samples.shape, rate)
-        self._pieces.put(Sound(samples, rate))
+    def _put(self, sound: Sound) -> None:
+        if self._until is not None and self._given <= self._until:
+            sound = Sound(sound.samples[: self._until - self._given], sound.rate)
+        self._given += len(sound.samples)
+        self._pieces.put(sound)
 
-    def _damage(self, packet: av.Packet[Any] | None) -> None:
+    def _damage(self, seconds: float | None, until: int | None = None) -> None:
         self._damaged += 1
         if self._last is not None:
             frames, channels, rate = self._last
-            seconds = float(packet.duration * packet.time_base) if packet and packet.duration else 0.0
-            if 0 < seconds <= LONGEST_DAMAGE:
+            if seconds is not None:
                 frames = round(seconds * rate)
-            self._pieces.put(silence(frames, channels, rate))
+            if until is not None:
+                frames = min(frames, max(0, until - self._given))
+            self._put(silence(frames, channels, rate))
         if str(self._damaged).rstrip("0") == "1":
-            self._notice(
-                "damaged_audio",
-                f"a damaged piece of the {self._name} audio was replaced by silence ({self._damaged} so far)",
-            )
+            self._tell(f"a piece of the {self._name} audio is damaged or missing ({self._damaged} so far)")
+
+    def _tell(self, sentence: str) -> None:
+        self._notice("damaged_audio", sentence)
 
 
 class Pieces:
@@ -283,8 +326,12 @@ def samples_of(frame: AudioFrame) -> Float32 | Int16:
     raise BridgeError("undecodable_audio", f"samples of FFmpeg's format {frame.format.name} are not supported")
 
 
-def create_context(name: str, rate: int, channels: int, extradata: bytes | None = None) -> AudioCodecContext:
+def create_context(
+    name: str, rate: int | None = None, channels: int | None = None, extradata: bytes | None = None
+) -> AudioCodecContext:
     """A decoder that no container describes. It works on the caller's thread.
+
+    Rate and channels are left out where packets tell them.
 
     Raises:
         av.codec.codec.UnknownCodecError: this FFmpeg has none of that name.
@@ -292,8 +339,10 @@ def create_context(name: str, rate: int, channels: int, extradata: bytes | None 
     context = av.CodecContext.create(name, "r")
     if not isinstance(context, AudioCodecContext):
         raise TypeError(f"{name} is no audio codec")
-    context.sample_rate = rate
-    context.layout = {1: "mono", 2: "stereo"}.get(channels, f"{channels}C")
+    if rate is not None:
+        context.sample_rate = rate
+    if channels is not None:
+        context.layout = {1: "mono", 2: "stereo"}.get(channels, f"{channels}C")
     context.thread_count = 1
     if extradata is not None:
         context.extradata = extradata

@@ -1,4 +1,4 @@
-"""Containers by FFmpeg's demuxers, as their bytes arrive: Ogg, WebM, MP4, MP3, ADTS.
+"""Containers by FFmpeg's demuxers, as their bytes arrive: WebM and MP4.
 
 A demuxer pulls: it calls `read` and expects to be given bytes. A client pushes. So the demuxer runs on a stack of its
 own (a greenlet), and a `read` without bytes leaves that stack until there are some. No thread, nothing asked twice, and
@@ -19,11 +19,8 @@ from bridge.audio.formats import Encoding
 from bridge.errors import BridgeError
 
 DEMUXERS: Final = {
-    Encoding.OGG: "ogg",
     Encoding.WEBM: "matroska",
     Encoding.MP4: "mov",
-    Encoding.MP3: "mp3",
-    Encoding.AAC: "aac",
 }
 """FFmpeg's names. No other demuxer can be reached: several of them open files and addresses."""
 
@@ -38,7 +35,7 @@ _OPTIONS: Final = {
     "probesize": "32",
     "analyzeduration": "0",
     "codec_whitelist": ",".join(DECODERS),
-    "format_whitelist": "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,ogg,mp3,aac",
+    "format_whitelist": "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2",
     "protocol_whitelist": "none",  # a list without any: an empty one would allow all
     "max_streams": str(MAX_TRACKS),
     "indexmem": "65536",  # bytes: nobody seeks
@@ -181,7 +178,7 @@ def _packets(container: av.container.InputContainer) -> Iterator[CodedPacket]:
         context.thread_count = 1
         for packet in container.demux(stream):
             if packet.size:  # an empty one would end the decoder
-                yield packet, context
+                yield CodedPacket(packet, context)
         return
     raise ValueError(f"it holds no audio (tracks of audio in other codecs: {', '.join(unknown[:5]) or 'none'})")
 

@@ -9,6 +9,8 @@ from bridge.audio.containers import DEMUXERS, ContainerReader
 from bridge.audio.flac import FlacReader
 from bridge.audio.formats import AudioFormat, Encoding
 from bridge.audio.lanes import Lanes, LaneWriter
+from bridge.audio.mpeg import FrameReader, adts_frame_size, mp3_frame_size
+from bridge.audio.ogg import OggReader
 from bridge.audio.packets import AmrReader, G722Reader, OpusReader
 from bridge.audio.samples import RawSamples
 from bridge.audio.sniff import SniffedSource
@@ -106,9 +108,8 @@ def _source(audio: AudioFormat, notice: Notice) -> SoundSource:
 
         def choose(found: Encoding) -> SoundSource:
             if declared is not Encoding.AUTO and found is not declared:
-                raise BridgeError(
-                    "undecodable_audio", f"the audio was declared as {declared.value}, but does not begin like that"
-                )
+                like = f"begins like {found.value}" if found.width is None else f"does not begin like {declared.value}"
+                raise BridgeError("undecodable_audio", f"the audio was declared as {declared.value}, but {like}")
             return _decoder(found, audio, notice)
 
         return SniffedSource(choose)
@@ -123,6 +124,12 @@ def _decoder(encoding: Encoding, audio: AudioFormat, notice: Notice) -> SoundSou
             return WavSource()
         case Encoding.OPUS:
             reader = OpusReader(audio.channels)
+        case Encoding.OGG:
+            reader = OggReader()
+        case Encoding.AAC:
+            reader = FrameReader("aac", adts_frame_size)
+        case Encoding.MP3:
+            reader = FrameReader("mp3float", mp3_frame_size)
         case Encoding.FLAC:
             reader = FlacReader()
         case Encoding.G722:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import av
 from av.audio.codeccontext import AudioCodecContext
 
-from bridge.audio.codec import Damage, Found, Turn, create_context
+from bridge.audio.codec import CodedPacket, Found, Lost, Turn, create_context
 from bridge.errors import BridgeError
 
 MAGIC: Final = b"fLaC"
@@ -89,6 +89,21 @@ def parse_header(data: bytes | bytearray) -> FrameHeader | None:  # noqa: PLR091
     return FrameHeader(kind, bool(data[1] & 1), block_size, number)
 
 
+def flac_context(info: bytes) -> AudioCodecContext:
+    """A decoder for the stream that this STREAMINFO describes.
+
+    Raises:
+        BridgeError: `undecodable_audio`: there is none.
+    """
+    if len(info) != STREAMINFO_BYTES:
+        raise BridgeError("undecodable_audio", "the FLAC audio does not begin with its stream information")
+    rate, channels = int.from_bytes(info[10:13], "big") >> 4, (info[12] >> 1 & 7) + 1
+    context = create_context("flac", rate, channels, info)
+    # Otherwise a damaged frame is noise.
+    context.options = {"err_detect": "crccheck+explode"}
+    return context
+
+
 _SYNC: Final = re.compile(rb"\xff[\xf8\xf9]")
 
 
@@ -131,7 +146,7 @@ class FlacReader:
             return None
         if self._missing:
             self._missing -= 1
-            return Damage.LOST
+            return Lost()
         if self._header is None:
             return self._synchronize(self._context)
         return self._frame(self._context, self._header)
@@ -152,11 +167,7 @@ class FlacReader:
                 raise BridgeError("undecodable_audio", "the FLAC audio does not begin with its stream information")
             if len(self._data) < 4 + size:
                 return False
-            info = bytes(self._data[4 : 4 + size])
-            rate, channels = int.from_bytes(info[10:13], "big") >> 4, (info[12] >> 1 & 7) + 1
-            self._context = create_context("flac", rate, channels, info)
-            # Otherwise a damaged frame is noise.
-            self._context.options = {"err_detect": "crccheck+explode"}
+            self._context = flac_context(bytes(self._data[4 : 4 + size]))
         self._in_header = not self._data[0] & 0x80
         self._skip = 4 + size
         return True
@@ -190,15 +201,15 @@ class FlacReader:
                 break
             following = parse_header(self._data[end : end + LONGEST_HEADER])
             if following is not None and following.may_follow(header):
-                return self._cut(end, following), context
+                return CodedPacket(self._cut(end, following), context)
             self._searched += 2
         else:
             return Turn.OVER
         if self._finished and self._data:
-            return self._cut(len(self._data), None), context
+            return CodedPacket(self._cut(len(self._data), None), context)
         if len(self._data) > LONGEST_FRAME:
             self._cut(len(self._data), None)
-            return Damage.LOST
+            return Lost()
         return None
 
     def _cut(self, end: int, following: FrameHeader | None) -> av.Packet[Any]:

@@ -9,7 +9,8 @@ from typing import Final
 import av
 from av.audio.codeccontext import AudioCodecContext
 
-from bridge.audio.codec import Damage, Found, create_context
+from bridge.audio.codec import CodedPacket, Found, Lost, create_context
+from bridge.audio.formats import MAX_CHANNELS
 from bridge.errors import BridgeError
 
 AMR_MAGIC: Final = {False: b"#!AMR\n", True: b"#!AMR-WB\n"}
@@ -69,14 +70,14 @@ class AmrReader:
                 self._at += 1
                 if not self._lost:
                     self._lost = True
-                    return Damage.LOST
+                    return Lost()
                 continue
             if self._at + size > len(self._data):
                 return None
             self._lost = False
             frame = self._data[self._at : self._at + size]
             self._at += size
-            return av.Packet(frame), self._context
+            return CodedPacket(av.Packet(frame), self._context)
         return None
 
     def close(self) -> None:
@@ -115,7 +116,7 @@ class G722Reader:
     def next(self) -> Found:
         """The next half second, or what there is."""
         part, self._data = self._data[:G722_PACKET], self._data[G722_PACKET:]
-        return (av.Packet(part), self._context) if part else None
+        return CodedPacket(av.Packet(part), self._context) if part else None
 
     def close(self) -> None:
         """Forget what is held."""
@@ -155,8 +156,8 @@ class OpusReader:
             if self._context is None:
                 self._context = self._open()
             if not packet:
-                return Damage.LOST
-            return av.Packet(packet), self._context
+                return Lost()
+            return CodedPacket(av.Packet(packet), self._context)
         return None
 
     def close(self) -> None:
@@ -173,11 +174,15 @@ class OpusReader:
         return bool(self._head) and len(packet) == 8 and struct.unpack("<Q", packet)[0] <= LONGEST_PRE_SKIP
 
     def _open(self) -> AudioCodecContext:
-        if not self._head:
-            return create_context("opus", OPUS_RATE, self._channels)
-        # Version, channels, pre-skip, rate, gain and mapping family: RFC 7845, 5.1.
-        if len(self._head) < 19 or self._head[8] > 15 or self._head[18] or self._head[9] not in {1, 2}:
-            raise BridgeError(
-                "undecodable_audio", "the header of the Opus audio is broken, or not of one or two channels"
-            )
-        return create_context("opus", OPUS_RATE, self._head[9], self._head[:19])
+        return opus_context(self._head) if self._head else create_context("opus", OPUS_RATE, self._channels)
+
+
+def opus_context(head: bytes) -> AudioCodecContext:
+    """A decoder for what this OpusHead describes (RFC 7845, 5.1); it leaves out the pre-skip.
+
+    Raises:
+        BridgeError: `undecodable_audio`: it is broken.
+    """
+    if len(head) < 19 or head[8] > 15 or not 1 <= head[9] <= MAX_CHANNELS or (head[18] and len(head) < 21 + head[9]):
+        raise BridgeError("undecodable_audio", "the header of the Opus audio is broken")
+    return create_context("opus", OPUS_RATE, head[9], head[: 21 + head[9]] if head[18] else head[:19])

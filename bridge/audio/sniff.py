@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from bridge.audio.formats import Encoding
+from bridge.audio.mpeg import adts_frame_size, mp3_frame_size
 from bridge.audio.sound import Sound, SoundSource
 
 _MAGIC: Final = (
@@ -32,15 +33,6 @@ _MAGIC: Final = (
 CONSISTENT_FRAMES: Final = 3
 """Headers in a row that make a stream of MP3 or ADTS."""
 
-# Layer III by version bits (ISO 11172-3, 13818-3): kbit/s by index, Hz by index.
-_MP3_KBITS: Final = {
-    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
-    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
-}
-_MP3_RATES: Final = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
-_LONGEST_ADTS: Final = 7 + 2 + 8 * 768
-"""Bytes: AAC has at most 6,144 bits for each of eight channels."""
-
 
 def sniff(head: bytes, *, whole: bool = False) -> Encoding | None:
     """The encoding of audio that begins so; `PCM_S16LE` if it is none of the others, None if more bytes must tell.
@@ -53,44 +45,19 @@ def sniff(head: bytes, *, whole: bool = False) -> Encoding | None:
         if all(found == magic for found, magic in seen):
             return encoding
         undecided |= all(magic.startswith(found) for found, magic in seen)
-    for encoding, size in ((Encoding.MP3, _mp3_frame), (Encoding.AAC, _adts_frame)):
+    for encoding, frame_size in ((Encoding.MP3, mp3_frame_size), (Encoding.AAC, adts_frame_size)):
         frames, at = 0, 0
-        while frames < CONSISTENT_FRAMES and (found := size(head, at)):
-            frames, at = frames + 1, at + found
+        while frames < CONSISTENT_FRAMES and (size := frame_size(head, at)) and _alike(head, at):
+            frames, at = frames + 1, at + size
         if frames == CONSISTENT_FRAMES or (whole and frames and at == len(head)):
             return encoding
-        undecided |= found is None and frames < CONSISTENT_FRAMES
+        undecided |= frame_size(head, at) is None and frames < CONSISTENT_FRAMES
     return None if undecided and not whole else Encoding.PCM_S16LE
 
 
-def _mp3_frame(data: bytes, at: int) -> int | None:
-    """Bytes of the Layer III frame there, of the same kind as the first; 0: there is none; None: too few bytes."""
-    header = data[at : at + 4]
-    if not header or (len(header) == 1 and header[0] == 0xFF):
-        return None
-    if header[0] != 0xFF or header[1] & 0xE6 != 0xE2 or header[1] & 0x18 == 0x08:
-        return 0
-    if len(header) < 4:
-        return None
-    version = header[1] >> 3 & 3  # 3: MPEG-1, 2: MPEG-2, 0: 2.5
-    kbits, rate = _MP3_KBITS[version or 2][header[2] >> 4], header[2] >> 2 & 3
-    if not kbits or rate == 3 or header[1] & 0xFE != data[1] & 0xFE or rate != data[2] >> 2 & 3:
-        return 0
-    return (144_000 if version == 3 else 72_000) * kbits // _MP3_RATES[version][rate] + (header[2] >> 1 & 1)
-
-
-def _adts_frame(data: bytes, at: int) -> int | None:
-    """Bytes of the ADTS frame there (ISO 13818-7, 6.2), of the same kind as the first; 0 and None as above."""
-    header = data[at : at + 6]
-    if not header or (len(header) == 1 and header[0] == 0xFF):
-        return None
-    if header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
-        return 0
-    if len(header) < 6:
-        return None
-    size = (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5
-    alike = header[1:3] == data[1:3] and header[3] & 0xC0 == data[3] & 0xC0
-    return size if alike and header[2] >> 2 & 15 < 13 and 7 < size <= _LONGEST_ADTS else 0
+def _alike(head: bytes, at: int) -> bool:
+    """Whether the header there says the same as the first of version, layer, rate and (ADTS) profile."""
+    return head[at + 1] == head[1] and head[at + 2] & 0x0C == head[2] & 0x0C
 
 
 class SniffedSource:
