@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +36,8 @@ _FULL_SCALE_BITS: Final = 23
 LARGEST_FLOAT: Final = 4.0
 """Floats up to this (12 dB over full scale) are badly levelled; beyond it they are integers in disguise."""
 _LARGEST_INTEGER: Final = 65_536.0
-_SMALLEST_FLOAT: Final = 1e-9
-"""Bytes that are no floats turn into ones that are out of these bounds, soon. Digital silence is exactly zero."""
+_SMALLEST_FLOAT: Final = 1e-20
+"""Bytes that are no floats soon turn into ones that are out of these bounds. Silence is zero, or a rounding error."""
 _ODD_SHARE: Final = 0.02
 _FAINTEST: Final = 1e-4
 
@@ -119,9 +119,7 @@ def read(encoding: Encoding, data: bytes) -> Reading | None:
         samples = padded.view("<i4").reshape(-1) >> 8
     else:
         samples = np.frombuffer(data, _INTEGER_TYPES[encoding]).astype(np.int32)
-    fixed = int(samples[0]) if len(samples) else 0
-    varying = int(np.bitwise_or.reduce(samples ^ fixed))
-    unused = (varying & -varying).bit_length() - 1 if varying else 0
+    unused = _unused_bits(samples)
     return Reading(encoding, (samples >> unused).astype(np.float64), float(1 << (8 * width - 1 - unused)), unused)
 
 
@@ -137,8 +135,16 @@ def _floats(encoding: Encoding, data: bytes) -> Reading | None:
     if largest < _FAINTEST:
         return None
     disguised = largest > LARGEST_FLOAT
-    scale = 2.0**_FULL_SCALE_BITS
-    return Reading(encoding, values * (scale / 32_768.0 if disguised else scale), scale, disguised=disguised)
+    steps = values * (2.0**_FULL_SCALE_BITS / (32_768.0 if disguised else 1.0))
+    unused = _unused_bits(np.rint(steps).astype(np.int64))  # floats are made of integers, as a rule
+    full_scale = float(1 << (_FULL_SCALE_BITS - unused))
+    return Reading(encoding, steps / (1 << unused), full_scale, unused, disguised=disguised)
+
+
+def _unused_bits(samples: npt.NDArray[np.signedinteger[Any]]) -> int:
+    """How many low bits are the same in every sample; 0 where all are."""
+    varying = int(np.bitwise_or.reduce(samples ^ samples[0])) if len(samples) else 0
+    return (varying & -varying).bit_length() - 1 if varying else 0
 
 
 def bits_per_byte(reading: Reading, lags: Iterable[int], channels: int = 1) -> float:
