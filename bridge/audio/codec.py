@@ -301,17 +301,26 @@ def _same_kind(one: Sound, other: Sound) -> bool:
     )
 
 
+def check_plausible(rate: int, channels: int) -> None:
+    """Refuse what nobody records with.
+
+    Raises:
+        BridgeError: `undecodable_audio` for the rate, `unsupported_audio` for the number of channels.
+    """
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise BridgeError("undecodable_audio", f"a sample rate of {rate} Hz is not plausible")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise BridgeError("unsupported_audio", f"the audio has {channels} channels, at most {MAX_CHANNELS} can be used")
+
+
 def samples_of(frame: AudioFrame) -> Float32 | Int16:
     """A decoded frame's samples, whichever way FFmpeg lays them out.
 
     Raises:
-        BridgeError: `undecodable_audio` for a rate or a number of channels that nobody records with.
+        BridgeError: `undecodable_audio` or `unsupported_audio`, as `check_plausible` does.
     """
     channels = frame.layout.nb_channels
-    if not LOWEST_RATE <= frame.sample_rate <= HIGHEST_RATE:
-        raise BridgeError("undecodable_audio", f"a sample rate of {frame.sample_rate} Hz is not plausible")
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise BridgeError("unsupported_audio", f"the audio has {channels} channels, at most {MAX_CHANNELS} can be used")
+    check_plausible(frame.sample_rate, channels)
     laid_out: npt.NDArray[Any] = frame.to_ndarray()
     samples = laid_out.T if frame.format.is_planar else laid_out.reshape(-1, channels)
     match samples.dtype.kind, samples.itemsize:
@@ -334,8 +343,10 @@ def create_context(
     Rate and channels are left out where packets tell them.
 
     Raises:
+        BridgeError: `undecodable_audio` or `unsupported_audio`, as `check_plausible` does.
         av.codec.codec.UnknownCodecError: this FFmpeg has none of that name.
     """
+    check_plausible(LOWEST_RATE if rate is None else rate, 1 if channels is None else channels)
     context = av.CodecContext.create(name, "r")
     if not isinstance(context, AudioCodecContext):
         raise TypeError(f"{name} is no audio codec")

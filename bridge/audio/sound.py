@@ -74,6 +74,7 @@ def bounded(samples: npt.NDArray[Any]) -> Float32:
     What is not a number is no sound. Beyond full scale it is clipped here: the largest floats would overflow in the
     mean of the channels and in the resampler.
     """
-    clipped: Float32 = np.clip(samples, -1.0, 1.0).astype(np.float32, copy=False)
+    with np.errstate(invalid="ignore"):  # NaN has more than one way to be written
+        clipped: Float32 = np.clip(samples, -1.0, 1.0).astype(np.float32, copy=False)
     clipped[np.isnan(clipped)] = 0.0
     return clipped

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
+import tracemalloc
 import weakref
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -274,3 +277,97 @@ def test_many_at_once() -> None:
             heard[index] += b"".join(pcm for (pcm,) in drained(decoder))
     for (encoding, _), pcm in zip(decoders, heard, strict=True):
         assert np.array_equal(np.frombuffer(pcm, "<i2"), undivided(encoding))
+
+
+# Hostile containers
+
+
+def element(identity: str, body: bytes) -> bytes:
+    """One of EBML's."""
+    return bytes.fromhex(identity) + (len(body) | 1 << 56).to_bytes(8, "big") + body
+
+
+def webm_of_tracks(count: int) -> bytes:
+    def track(number: int) -> bytes:
+        said = element("d7", number.to_bytes(4, "big")) + element("73c5", number.to_bytes(4, "big"))
+        return element("ae", said + element("83", b"\2") + element("86", b"A_VORBIS"))
+
+    header = element("1a45dfa3", element("4282", b"webm"))
+    return header + element("18538067", element("1654ae6b", b"".join(track(number + 1) for number in range(count))))
+
+
+def test_ten_thousand_tracks() -> None:
+    data = webm_of_tracks(10_000)
+    assert len(data) > 400_000
+    decoder = StreamDecoder(AudioFormat(Encoding.WEBM), RATE)
+    with pytest.raises(BridgeError) as caught:
+        for piece in cut_evenly(data, 50_000):
+            decoder.push(piece)
+            list(drained(decoder))
+        decoder.finish()
+        list(drained(decoder))
+    assert caught.value.code == "undecodable_audio"
+
+
+def test_a_track_of_pictures_does_not_matter() -> None:
+    target = io.BytesIO()
+    tone = speech(48_000, 2.0)
+    with av.open(target, "w", format="webm") as out:
+        video = out.add_stream("libvpx", rate=5, options={"deadline": "realtime", "cpu-used": "8"})
+        assert isinstance(video, av.VideoStream)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        audio = out.add_stream("libopus", rate=48_000, layout="mono")
+        assert isinstance(audio, av.AudioStream)
+        for number in range(10):
+            picture = av.VideoFrame.from_ndarray(np.random.default_rng(number).integers(0, 255, (64, 64, 3), np.uint8))
+            picture.pts = number
+            out.mux(video.encode(picture))
+            block = np.ascontiguousarray(tone[number * 9_600 : (number + 1) * 9_600]).reshape(1, -1)
+            for start in range(0, 9_600, 960):
+                frame = av.AudioFrame.from_ndarray(block[:, start : start + 960], format="s16", layout="mono")
+                frame.sample_rate, frame.pts = 48_000, number * 9_600 + start
+                out.mux(audio.encode(frame))
+        out.mux(video.encode(None))
+        out.mux(audio.encode(None))
+    got = decoded(AudioFormat(), *cut_evenly(target.getvalue(), 900))
+    assert len(got) == 2 * RATE
+    assert correlation(got, reference_of(tone)) > 0.98
+
+
+def reference_of(samples: Samples) -> Samples:
+    return decoded(AudioFormat(Encoding.PCM_S16LE, 48_000), samples.tobytes())
+
+
+@pytest.mark.parametrize("text", [b"#EXTM3U\n", b"ffconcat version 1.0\nfile /etc/passwd\n", b"v=0\r\no=- 0 0 IN IP4"])
+@pytest.mark.parametrize("encoding", [Encoding.WEBM, Encoding.OGG, Encoding.MP4, Encoding.MP3, Encoding.AAC])
+def test_text_that_names_other_files_is_no_audio(encoding: Encoding, text: bytes) -> None:
+    with pytest.raises(BridgeError) as caught:
+        decoded(AudioFormat(encoding), text * 40)
+    assert caught.value.code == "undecodable_audio"
+    assert len(decoded(AudioFormat(), text)) == len(text) // 2, "undeclared, it is samples as anything else"
+
+
+def test_a_codec_that_is_not_listed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONTAINERS, Encoding.WEBM, ("matroska", "ac3", {}))
+    data = contain(Encoding.WEBM, speech(48_000, 1.0), 48_000)
+    with pytest.raises(BridgeError, match=r"holds no audio .*ac3") as caught:
+        decoded(AudioFormat(Encoding.WEBM), data)
+    assert caught.value.code == "undecodable_audio"
+
+
+def test_a_long_container_costs_no_memory() -> None:
+    """A minute and a half of WebM in many links, of which nothing stays behind."""
+    data = contained(Encoding.WEBM, 16_000, 3.0)
+    decoder = StreamDecoder(AudioFormat(Encoding.WEBM), RATE)
+    tracemalloc.start()
+    try:
+        for _ in range(30):
+            for piece in cut_evenly(data, 4_000):
+                decoder.push(piece)
+                list(drained(decoder))
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+        decoder.close()
+    assert decoder.frames > 85 * RATE
