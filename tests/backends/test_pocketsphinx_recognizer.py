@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
 from backends import pocketsphinx_recognizer
-from backends.base import Result
-from backends.pocketsphinx_recognizer import Cepstra, Ears, Recognizer, add_phrases, distance, quietest
+from backends.base import Result, Word
+from backends.pocketsphinx_recognizer import Cepstra, Ears, Recognizer, Utterance, add_phrases, distance, quietest
+from bench.noises import NOISES, at_level, to_pcm16
 from tests.speech import CARDS, SECOND, recording
 
 pocketsphinx = pytest.importorskip("pocketsphinx")
@@ -210,3 +212,53 @@ def test_the_mean_is_read_out_of_a_running_decoder(decoder: Any) -> None:
 def test_the_quietest_frame_is_found() -> None:
     loud, soft = noise(0.3, 1_000), noise(0.09, 10)
     assert quietest(loud + soft + loud) == 11
+
+
+def test_clicks_over_noise_that_grows_make_no_words(decoder: Any) -> None:
+    """The detector takes both for speech at first, and the search has no other end than a word."""
+    clicks = NOISES["clicks"](np.random.default_rng(1), 8 * pocketsphinx_recognizer.SAMPLE_RATE)
+    audio = b"".join(to_pcm16(at_level(clicks, level))[: 4 * SECOND] for level in (-70, -60, -50))
+    assert said(recognize(recognizer(decoder), audio)) == ""
+
+
+def test_a_word_that_lasts_too_long_for_its_sounds_is_left_out(decoder: Any) -> None:
+    utterance = Utterance(decoder, Cepstra(), begin=0)
+
+    class Segment:
+        def __init__(self, word: str, frames: int) -> None:
+            self.word, self.start_frame, self.end_frame = word, 0, frames - 1
+
+    assert utterance._is_word(Segment("up", 60))  # 2 sounds
+    assert not utterance._is_word(Segment("up", 61))
+    assert utterance._is_word(Segment("and(2)", 80))
+    assert utterance._is_word(Segment("a word that no dictionary has", 500))
+    utterance.finish()
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "background", "alone"),
+    [
+        (0.4, 0.7, 3, True),
+        (0.4, 0.7, 0, True),
+        (0.4, 0.86, 3, False),  # reaches into the silence
+        (0.1, 0.5, 3, False),  # most of it is background
+        (0.4, 0.7, 1_000, False),  # all of it is no louder than that
+    ],
+)
+def test_a_short_noise_is_told_from_a_word_that_is_said_alone(
+    decoder: Any, start: float, end: float, background: int, alone: bool
+) -> None:
+    utterance = Utterance(decoder, Cepstra(), begin=SECOND)
+    utterance.audio += noise(0.4, background) + noise(0.3, 1_000) + noise(0.3, background)
+    said_at = utterance.begin / pocketsphinx_recognizer.SAMPLE_RATE
+    word = Word("up", said_at + start, said_at + end)
+    ends = utterance.begin + pocketsphinx_recognizer.SAMPLE_RATE
+    assert recognizer(decoder)._stands_alone(word, utterance, ends) is alone
+    utterance.finish()
+
+
+def test_a_word_that_is_said_alone_is_heard(decoder: Any) -> None:
+    audio = recording("cards-001.wav")
+    words = finals(recognize(recognizer(decoder), audio + bytes(SECOND)))[0].words
+    ten = audio[: round(words[0].end * pocketsphinx_recognizer.SAMPLE_RATE) * 2]
+    assert said(recognize(recognizer(decoder), ten + bytes(SECOND))) == "ten"
