@@ -19,6 +19,7 @@ from backends import registry
 from backends.base import BackendError
 from bridge.api import health
 from bridge.api import metrics as metrics_api
+from bridge.audio.denoise import DenoiseError, make_denoiser
 from bridge.audio.vad.detector import VoiceDetectionError, make_voice_detection
 from bridge.audio.vad.segmenter import Endpointing
 from bridge.errors import BridgeError
@@ -88,16 +89,15 @@ def voice_policy(settings: Settings, engine: Engine) -> VoicePolicy:
         if settings.gate == "on":
             raise SettingsError("STT_GATE: 'on' is not allowed: it should be off where STT_VAD is off")
         return VoicePolicy()
+    gated = settings.gate == "on" or (settings.gate == "auto" and engine.capabilities.metered)
     try:
         detection = make_voice_detection(settings.vad)
     except VoiceDetectionError as exc:
         raise SettingsError(f"STT_VAD: {exc}") from None
     return VoicePolicy(
         detection,
-        gate=settings.gate == "on" or (settings.gate == "auto" and engine.capabilities.metered),
-        endpointing=Endpointing(
-            settings.speech_threshold, settings.endpoint_silence_seconds, settings.speech_padding_seconds
-        ),
+        Endpointing(settings.speech_threshold, settings.endpoint_silence_seconds, settings.speech_padding_seconds),
+        settings.gate_seconds if gated else None,
     )
 
 
@@ -110,6 +110,11 @@ def make_manager(
         SettingsError, BackendError: as `make_engine` and `voice_policy`.
     """
     engine = make_engine(settings, env)
+    if settings.denoise:
+        try:
+            make_denoiser(engine.sample_rate).close()
+        except DenoiseError as exc:
+            raise SettingsError(f"STT_DENOISE: {exc}") from None
     return SessionManager(
         engine,
         limits or session_limits(settings),
@@ -117,6 +122,7 @@ def make_manager(
         max_sessions=settings.max_sessions,
         language=settings.language,
         voice=voice_policy(settings, engine),
+        denoise=settings.denoise,
     )
 
 

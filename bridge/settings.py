@@ -74,11 +74,15 @@ class Settings(BaseModel):
     gate: Literal["auto", "on", "off"] = Field(
         "auto", description="Keep silence from the engine; `auto`: from those that count every second."
     )
-    speech_threshold: float = Field(0.5, ge=0, le=1, description="Probability from which sound is speech.")
+    gate_seconds: float = Field(2, ge=0.1, le=60, description="Silence after which the gate shuts.")
+    speech_threshold: float = Field(0.35, ge=0, le=1, description="Probability from which sound is speech.")
     endpoint_silence_seconds: float = Field(
         0.8, ge=0.1, le=10, description="Silence that ends an utterance where voice activity decides that."
     )
-    speech_padding_seconds: float = Field(0.3, ge=0, le=2, description="Audio before speech that an engine is given.")
+    speech_padding_seconds: float = Field(
+        1, ge=0, le=2, description="Audio before speech that the gate lets through, too."
+    )
+    denoise: bool = Field(False, description="Suppress noise in sessions that do not choose; it often does harm.")
 
     # Where it listens
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs an API key.")

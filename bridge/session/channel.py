@@ -68,26 +68,17 @@ class Channel:
         self._rate = engine.sample_rate
         self._loop = asyncio.get_running_loop()
         detection = voice.wanted(start)
-        gate = Gate() if voice.gate and detection is not None else None
+        gate = Gate() if voice.gate_seconds is not None and detection is not None else None
         self._buffer = ReplayBuffer(
             queue_limit=round(limits.queue_seconds * self._rate),
             replay_limit=round(limits.replay_seconds * self._rate),
             gate=gate,
         )
-        # Whether the session says when an utterance ends; otherwise that is the engine's own business.
-        self._ends_utterances = gate is not None or start.endpointing is not None
+        # What the session chose; otherwise it is the engine's own business when an utterance ends.
         self._silence_seconds = (start.endpointing or {}).get("silence_seconds")
         self._voice: Voice | None = None
         if detection is not None:
-            self._voice = Voice(
-                detection,
-                self._rate,
-                voice.rules(start),
-                gate,
-                started=self._speech_started,
-                ended=self._utterance_ended,
-                moved=self._buffer.gate_moved,
-            )
+            self._voice = Voice(detection, self._rate, voice.rules(start), self, gate, voice.gate_seconds or 0.0)
         self._speaking = False
         self._partials = 0  # of the utterance that is going on
         self._attempts = 0  # backend streams opened
@@ -153,7 +144,29 @@ class Channel:
         else:
             self._buffer.flush(position)
 
-    # Voice activity
+    # What `Voice` tells
+
+    def speech_started(self, position: int) -> None:
+        """See `Listener`."""
+        self._speech_started(position)
+
+    def speech_ended(self, position: int) -> None:
+        """See `Listener`."""
+        self._speech_ended(position)
+        if self._silence_seconds is not None:
+            self._buffer.flush()
+
+    def gate_moved(self) -> None:
+        """See `Listener`."""
+        self._buffer.gate_moved()
+
+    def gate_shut(self, speech_until: int, position: int) -> None:
+        """See `Listener`."""
+        # A stream that cannot be flushed is ended by a mark: not where the speech has its final already.
+        if self._engine.capabilities.flush or self._buffer.start < speech_until:
+            self._buffer.flush(position)
+
+    # Speech, as the client is told
 
     def _speech_started(self, position: int) -> None:
         if not self._speaking:
@@ -164,13 +177,6 @@ class Channel:
         if self._speaking:
             self._speaking = False
             self._hub.publish(SpeechEnded(self._hub.next_seq(), self._seconds(position), self._number))
-
-    def _utterance_ended(self, speech: int, silence: int) -> None:
-        """The detector heard the end of speech at `speech`, and silence up to the position `silence`."""
-        self._speech_ended(speech)
-        # A stream that cannot be flushed is ended by a mark: not where the speech has its final already.
-        if self._ends_utterances and (self._engine.capabilities.flush or self._buffer.start < speech):
-            self._buffer.flush(silence)
 
     # The backend
 

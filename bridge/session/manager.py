@@ -38,9 +38,11 @@ class SessionManager:
         max_sessions: int,
         language: str,
         voice: VoicePolicy = VoicePolicy(),
+        denoise: bool = False,
     ) -> None:
         self.engine = engine
         self.voice = voice
+        self._denoise = denoise
         self.limits = limits
         self._metrics = metrics
         self._max_sessions = max_sessions
@@ -112,6 +114,7 @@ class SessionManager:
                     observer=observer,
                     language=language,
                     voice=self.voice,
+                    denoise=self._denoise,
                 )
                 self._opened(session)
                 try:

@@ -13,7 +13,9 @@ import logging
 from collections import Counter
 from typing import Final
 
-from bridge.audio.decode import StreamDecoder
+from bridge.audio.decode import Lanes, StreamDecoder
+from bridge.audio.denoise import DenoiseError, Denoiser, make_denoiser
+from bridge.audio.levels import SignalMonitor
 from bridge.audio.wavheader import strip_wav_header
 from bridge.errors import BridgeError
 from bridge.protocols.events import Ack, Closed, Error, Ready, Start
@@ -49,6 +51,7 @@ class Session:
         observer: SessionObserver,
         language: str,
         voice: VoicePolicy = VoicePolicy(),
+        denoise: bool = False,
     ) -> None:
         self.id = session_id
         self.language = language
@@ -66,6 +69,12 @@ class Session:
         self._warned: Counter[str] = Counter()
         self._first = start.audio.encoding.width is not None  # raw samples: they may begin with a WAV header
         self._decoder = StreamDecoder(start.audio, self._rate, lanes=start.lanes, notice=self._warn)
+        # What `start` asks for and this server has not: told once somebody listens.
+        self._unavailable: list[tuple[str, str]] = []
+        if start.vad is True and voice.detection is None:
+            self._unavailable.append(("no_vad", "this server detects no voice activity: STT_VAD is off"))
+        self._monitor = SignalMonitor(start.audio, self._rate, self._warn)
+        self._denoisers = self._make_denoisers() if (denoise if start.denoise is None else start.denoise) else []
         self._channels = [
             Channel(
                 number if start.lanes > 1 else None,
@@ -121,6 +130,7 @@ class Session:
         if self._first and data:
             self._first = False
             data = self._without_header(data)
+        self._monitor.received(data, now)
         self._decoder.push(data)
         drained = self._take_in(now)
         if now - self._acked >= self._limits.ack_seconds:
@@ -197,10 +207,24 @@ class Session:
             lanes = self._decoder.read()
             if lanes is None:
                 return True
-            for channel, pcm in zip(self._channels, lanes, strict=True):
-                channel.append(pcm, now)
+            self._monitor.heard(lanes[0])
             self._observer.audio(len(lanes[0]) / 2 / self._rate)
+            if self._denoisers:
+                lanes = tuple(denoiser.process(pcm) for denoiser, pcm in zip(self._denoisers, lanes, strict=True))
+            self._append(lanes, now)
         return False
+
+    def _append(self, lanes: Lanes, now: float) -> None:
+        for channel, pcm in zip(self._channels, lanes, strict=True):
+            channel.append(pcm, now)
+
+    def _make_denoisers(self) -> list[Denoiser]:
+        """One for each lane; none where this server has none."""
+        try:
+            return [make_denoiser(self._rate) for _ in range(self._start.lanes)]
+        except DenoiseError as exc:
+            self._unavailable.append(("no_denoise", str(exc)))
+            return []
 
     def _end_audio(self) -> None:
         """Take in what is left, and close the channels; what is too much for now is left to a task of `run`."""
@@ -223,6 +247,8 @@ class Session:
     def _close_audio(self) -> None:
         self._audio_closed = True
         self._decoder.close()
+        if self._denoisers:
+            self._append(tuple(denoiser.finish() for denoiser in self._denoisers), self._loop.time())
         for channel in self._channels:
             channel.close()
 
@@ -230,6 +256,8 @@ class Session:
 
     async def run(self) -> None:
         """Open the backend, publish what it hears, end with `Closed`. See the class for cancellation."""
+        for code, message in self._unavailable:
+            self._warn(code, message)
         self._watch_handle = self._loop.call_later(self._watch_interval(), self._watch)
         try:
             async with asyncio.timeout(None) as self._run_scope:
@@ -250,6 +278,8 @@ class Session:
             self._run_scope = self._tasks = None
             self._watch_handle.cancel()
             self._decoder.close()
+            for denoiser in self._denoisers:
+                denoiser.close()
             for channel in self._channels:
                 channel.abort()
         self._hub.publish(

@@ -11,14 +11,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from bridge.audio.vad.detector import VoiceDetection
 from bridge.audio.vad.segmenter import Endpointing, Segmenter, SpeechEnd, SpeechOnset
 from bridge.protocols.events import Start
 from bridge.session.gate import Gate
-
-__all__ = ["Voice", "VoicePolicy"]
 
 SLOWEST_SECONDS: Final = 1.0
 """Audio that may wait for the detector before the client is read more slowly."""
@@ -28,48 +26,58 @@ SLOWEST_SECONDS: Final = 1.0
 class VoicePolicy:
     """What the server does about voice activity.
 
-    `detection`: None where sessions cannot have it. `gate`: silence is kept from the backend. `endpointing`: for
-    sessions that choose nothing of it.
+    `detection`: None where sessions cannot have it. `endpointing`: for sessions that choose nothing of it.
+    `gate_seconds`: silence after which nothing more is given to the backend until somebody speaks (None: all is given).
     """
 
     detection: VoiceDetection | None = None
-    gate: bool = False
     endpointing: Endpointing = Endpointing()
-
-    def asked_for(self, start: Start) -> bool:
-        """Whether the session itself wants voice activity detection."""
-        return start.vad is True or start.endpointing is not None
+    gate_seconds: float | None = None
 
     def wanted(self, start: Start) -> VoiceDetection | None:
-        """The detection for this session; None if it has none."""
-        return self.detection if self.gate or self.asked_for(start) else None
+        """The detection for this session; None if it needs none."""
+        asked_for = start.vad is True or start.endpointing is not None
+        return self.detection if self.gate_seconds is not None or asked_for else None
 
     def rules(self, start: Start) -> Endpointing:
         """The session's endpointing: what it chose, and the server's choice for the rest."""
         return self.endpointing if start.endpointing is None else replace(self.endpointing, **start.endpointing)
 
 
-class Voice:
-    """Follows one channel. `started` and `ended` get positions in samples; `moved` is called when the gate changed.
+class Listener(Protocol):
+    """Whom `Voice` tells; all positions are samples from the start of the session."""
 
-    `ended` gets where the speech ended, and the position up to which silence has followed it.
-    """
+    def speech_started(self, position: int) -> None:
+        """Speech began at `position`."""
+
+    def speech_ended(self, position: int) -> None:
+        """Speech ended at `position`; the silence that ends an utterance has followed it."""
+
+    def gate_moved(self) -> None:
+        """Some audio may be given, or was found to be silence."""
+
+    def gate_shut(self, speech_until: int, position: int) -> None:
+        """After speech that ended at `speech_until`, the gate was shut at `position`."""
+
+
+class Voice:
+    """Follows one channel. `gate_seconds`: see `VoicePolicy`; it moves `gate`."""
 
     def __init__(
         self,
         detection: VoiceDetection,
         rate: int,
         rules: Endpointing,
-        gate: Gate | None,
-        *,
-        started: Callable[[int], None],
-        ended: Callable[[int, int], None],
-        moved: Callable[[], None],
+        listener: Listener,
+        gate: Gate | None = None,
+        gate_seconds: float = 0.0,
     ) -> None:
+        self._listener = listener
         self._gate = gate
-        self._started, self._ended, self._moved = started, ended, moved
+        self._gate_frames = max(gate_seconds, rules.silence_seconds) / detection.frame_seconds
         self._samples_per_frame = detection.frame_seconds * rate
         self._segmenter = Segmenter(detection.frame_seconds, rules)
+        self._speech_end = 0  # frame at which the last speech ended
         # Frames that must be judged first, the position that is decided then, what is done then.
         self._decisions: deque[tuple[int, int, Callable[[], None]]] = deque()
         self._room: asyncio.Future[None] | None = None
@@ -100,7 +108,7 @@ class Voice:
         self._await(self._detector.finish(), position, then)
 
     def close(self) -> None:
-        """Nothing is called any more."""
+        """Nobody is told anything any more."""
         self._closed = True
         self._decisions.clear()
         self._detector.close()
@@ -108,7 +116,7 @@ class Voice:
 
     def _await(self, frames: int, position: int, then: Callable[[], None]) -> None:
         self._decisions.append((frames, position, then))
-        self._decide_due()
+        self._decide()
 
     def _heard(self, probabilities: Sequence[float]) -> None:
         for probability in probabilities:
@@ -116,42 +124,49 @@ class Voice:
             if event is not None:
                 self._take(event)
             if self._decisions:
-                self._decide_due()
-        if self._gate is not None and not self._gate.is_open:
-            self._gate.silence(self._position(self._segmenter.keep_from))
-            self._moved()
+                self._decide()
+        if self._gate is not None:
+            self._move(self._gate)
         if self._room is not None and self.has_room:
             self._wake()
+
+    def _take(self, event: SpeechOnset | SpeechEnd) -> None:
+        if isinstance(event, SpeechOnset):
+            if self._gate is not None:
+                self._gate.open(self._position(event.opens))
+                self._listener.gate_moved()
+            self._listener.speech_started(self._position(event.frame))
+        else:
+            self._speech_end = event.frame
+            self._listener.speech_ended(self._position(event.frame))
+
+    def _decide(self) -> None:
+        """What is due: all before it was judged."""
+        while self._decisions and self._decisions[0][0] <= self._segmenter.position:
+            _, position, then = self._decisions.popleft()
+            for event in self._segmenter.force():
+                self._take(event)
+            if self._gate is not None and not self._gate.is_open:
+                self._gate.silence(position)
+                self._listener.gate_moved()
+            then()
+
+    def _move(self, gate: Gate) -> None:
+        """Shut the gate when silence has lasted, and pass over what is silence."""
+        segmenter = self._segmenter
+        if gate.is_open and not segmenter.in_speech and segmenter.pending is None:
+            if segmenter.position - self._speech_end < self._gate_frames:
+                return
+            position, speech_until = self._position(segmenter.position), self._position(self._speech_end)
+            gate.shut(position, speech_until)
+            self._listener.gate_shut(speech_until, position)
+        if not gate.is_open:
+            gate.silence(self._position(segmenter.keep_from))
+            self._listener.gate_moved()
+
+    def _position(self, frame: int) -> int:
+        return round(frame * self._samples_per_frame)
 
     def _wake(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-
-    def _decide_due(self) -> None:
-        while self._decisions and self._decisions[0][0] <= self._segmenter.position:
-            _, position, then = self._decisions.popleft()
-            for event in self._segmenter.force():
-                self._take(event, position)
-            if self._gate is not None:
-                self._gate.silence(position)
-                self._moved()
-            then()
-
-    def _take(self, event: SpeechOnset | SpeechEnd, decided: int | None = None) -> None:
-        at = self._position(event.frame)
-        if isinstance(event, SpeechOnset):
-            if self._gate is not None:
-                self._gate.open(self._position(event.opens))
-                self._moved()
-            self._started(at)
-            return
-        # The samples behind the last whole frame belong to it where everything so far was to be decided.
-        closes = self._position(event.closes) if decided is None else decided
-        at = min(at, closes)
-        if self._gate is not None:
-            self._gate.shut(closes, at)
-            self._moved()
-        self._ended(at, closes)
-
-    def _position(self, frame: int) -> int:
-        return round(frame * self._samples_per_frame)

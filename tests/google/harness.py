@@ -144,7 +144,7 @@ async def server(
 def google_env(endpoint: str, api: str = "v1", more: dict[str, str] | None = None) -> dict[str, str]:
     """The engine's settings: no pacing, so that tests are quick, unless `more` says otherwise.
 
-    And for a server that is given them: the words of marker audio are no speech, a gate would keep them from the engine.
+    And for a server that is given them: words of marker audio are no speech, a gate would keep them from the engine.
     """
     given = {"API": api, "PROJECT": "test", "ENDPOINT": f"http://{endpoint}", "REPLAY_SPEED": "0"} | (more or {})
     return {"STT_GATE": "off"} | {f"STT_GOOGLE_{name}": value for name, value in given.items()}

@@ -23,9 +23,9 @@ from backends.scripted import (
 )
 from bridge.audio.formats import AudioFormat, Encoding
 from bridge.protocols.events import Ack, Error, Final, Partial, Ready, SpeechStarted, Start, Warning
+from bridge.session.channel import _backoff
 from bridge.session.engine import Engine
 from bridge.session.limits import SessionLimits
-from bridge.session.channel import _backoff
 from bridge.session.session import Session
 from tests.session.harness import FunctionEngine, Observed, lasting_numbers, markers, session_on, words
 
