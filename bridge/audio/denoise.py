@@ -48,7 +48,9 @@ def make_denoiser(rate: int) -> Denoiser:
         DenoiseError: its package is not installed.
     """
     try:
-        from webrtc_noise_gain import AudioProcessor  # noqa: PLC0415 - an extra
+        from webrtc_noise_gain import (  # type: ignore[import-untyped, unused-ignore]  # noqa: PLC0415 - an extra
+            AudioProcessor,
+        )
     except ImportError as exc:
         raise DenoiseError(f"noise suppression needs the package webrtc-noise-gain ({exc}): {INSTALL}") from exc
     return _WebrtcDenoiser(rate, AudioProcessor(0, _LEVEL))
@@ -107,7 +109,7 @@ class _Resampler:
         if self._stream is None:
             return pcm
         samples = self._stream.resample_chunk(np.frombuffer(pcm, "<i2").astype(np.float32), last=last)
-        return np.clip(np.rint(samples), -32_768, 32_767).astype("<i2").tobytes()
+        return np.asarray(np.clip(np.rint(samples), -32_768, 32_767), "<i2").tobytes()
 
     def finish(self) -> bytes:
         """What is still held; nothing follows."""

@@ -35,6 +35,8 @@ _LOW_SECONDS: Final = 3.0
 """Seconds of sound well above the background that make sure that somebody speaks."""
 _ABOVE_FLOOR: Final = 4
 _PIECE_SECONDS: Final = 0.1
+_FLOOR_RISE: Final = 1.05
+"""How much the background may rise in a piece: 4 dB a second. Speech has pauses; a car that comes near has none."""
 
 _CLIPPED_RUN: Final = 3
 """Samples in a row at full scale: a tone at full scale has one or two."""
@@ -209,6 +211,7 @@ class Levels:
 
     def _hush(self, samples: int) -> None:
         self._silent += samples
+        self._floor = 1.0
         if self._silent >= self._silent_limit:
             self._tell(
                 "silence",
@@ -223,7 +226,7 @@ class Levels:
         for at in range(0, len(samples) if self._low else 0, piece):
             part = samples[at : at + piece]
             peak = (float(part.max()) - float(part.min())) * self._scale.unit / 2
-            self._floor = min(self._floor, max(peak, 1.0))
+            self._floor = min(self._floor * _FLOOR_RISE, max(peak, 1.0))
             if peak >= _ABOVE_FLOOR * self._floor:
                 self._active += len(part)
         if self._low and self._active >= _LOW_SECONDS * self._second:

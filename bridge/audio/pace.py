@@ -19,8 +19,8 @@ _INTERVAL: Final = 0.1
 """Seconds between the arrivals that are noted."""
 _FEWEST: Final = 8
 """Arrivals that make a line: messages of at most a second."""
-_JITTER_SECONDS: Final = 0.3
-"""How far arrivals may be off the line: a network's hiccup. The first burst of a file is seconds long."""
+_JITTER_SECONDS: Final = 0.12
+"""How far arrivals may be off the line: a network's jitter. Bursts are longer, the first of a file by seconds."""
 _TOLERANCE: Final = 0.02
 _LIKE_REAL_TIME: Final = (0.77, 1.3)
 """Clocks drift, and programs that sleep between messages are up to a fifth late: 44.1 for 48 kHz cannot be told."""
@@ -35,6 +35,7 @@ class Pace:
         self._rate = audio.sample_rate
         self._second = audio.frame_bytes * audio.sample_rate
         self._bytes = 0
+        self._latest = 0.0
         self._times: list[float] = []
         self._seconds: list[float] = []
 
@@ -42,17 +43,25 @@ class Pace:
         """So many bytes have come; what is wrong, once."""
         if self.done:
             return None
-        self._bytes += size
         if not self._times or now - self._times[-1] >= _INTERVAL:
-            self._times.append(now)
-            self._seconds.append(self._bytes / self._second)
+            if self._times:  # what had come before the gap: a burst ends higher than it begins
+                self._note(self._latest)
+            self._bytes += size
+            self._note(now)
             if now - self._times[0] >= _SECONDS:
                 self.done = True
                 return self._verdict()
+        else:
+            self._bytes += size
+        self._latest = now
         return None
 
+    def _note(self, when: float) -> None:
+        self._times.append(when)
+        self._seconds.append(self._bytes / self._second)
+
     def _verdict(self) -> Finding | None:
-        if len(self._times) < _FEWEST:
+        if len(set(self._times)) < _FEWEST:
             return None
         times, seconds = np.array(self._times), np.array(self._seconds)
         pace, start = np.polyfit(times - times[0], seconds, 1)

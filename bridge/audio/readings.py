@@ -39,7 +39,6 @@ _LARGEST_INTEGER: Final = 65_536.0
 _SMALLEST_FLOAT: Final = 1e-20
 """Bytes that are no floats soon turn into ones that are out of these bounds. Silence is zero, or a rounding error."""
 _ODD_SHARE: Final = 0.02
-_FAINTEST: Final = 1e-4
 
 _TONE_VALUES: Final = 40
 _TONE_STEPS: Final = 4_096
@@ -131,10 +130,7 @@ def _floats(encoding: Encoding, data: bytes) -> Reading | None:
     if not len(values) or np.mean(usual) < 1 - _ODD_SHARE:
         return None
     values = np.where(usual, values, 0.0)
-    largest = float(np.abs(values).max())
-    if largest < _FAINTEST:
-        return None
-    disguised = largest > LARGEST_FLOAT
+    disguised = float(np.abs(values).max()) > LARGEST_FLOAT
     steps = values * (2.0**_FULL_SCALE_BITS / (32_768.0 if disguised else 1.0))
     unused = _unused_bits(np.rint(steps).astype(np.int64))  # floats are made of integers, as a rule
     full_scale = float(1 << (_FULL_SCALE_BITS - unused))
