@@ -321,8 +321,12 @@ def samples_of(frame: AudioFrame) -> Float32 | Int16:
     """
     channels = frame.layout.nb_channels
     check_plausible(frame.sample_rate, channels)
-    laid_out: npt.NDArray[Any] = frame.to_ndarray()
-    samples = laid_out.T if frame.format.is_planar else laid_out.reshape(-1, channels)
+    samples: npt.NDArray[Any]
+    if channels == 1 and frame.format.name == "fltp":  # what most decoders give for speech, without a copy more
+        samples = np.frombuffer(frame.planes[0], np.float32, frame.samples).reshape(-1, 1)
+    else:
+        laid_out = frame.to_ndarray()
+        samples = laid_out.T if frame.format.is_planar else laid_out.reshape(-1, channels)
     match samples.dtype.kind, samples.itemsize:
         case "f", _:
             return bounded(samples)

@@ -16,6 +16,7 @@ import greenlet
 
 from bridge.audio.codec import DECODERS, CodedPacket, Found, Turn
 from bridge.audio.formats import Encoding
+from bridge.audio.mp4 import Mp4Filter
 from bridge.errors import BridgeError
 
 DEMUXERS: Final = {
@@ -50,10 +51,15 @@ class ContainerReader:
         self._stack: greenlet.greenlet | None = greenlet.greenlet(_demux)
         self._start: tuple[_Feed, Encoding] | tuple[()] = (self._feed, encoding)
         self._hungry = True  # it waits for bytes, and has no packet in what it was given
+        self._filter = Mp4Filter() if encoding is Encoding.MP4 else None
+        self._unfiltered = b""
 
     def push(self, data: bytes) -> None:
         """Take in one message."""
-        self._feed.push(data)
+        if self._filter is None:
+            self._feed.push(data)
+        else:
+            self._unfiltered += data
 
     def finish(self) -> None:
         """No more will be pushed."""
@@ -65,6 +71,9 @@ class ContainerReader:
         Raises:
             BridgeError: `undecodable_audio`.
         """
+        if self._filter is not None and self._unfiltered:
+            data, self._unfiltered = self._unfiltered, b""
+            self._feed.push(self._filter.filter(data))
         if self._hungry and not self._feed.ready:
             return None
         self._feed.allowance = TURN_BYTES

@@ -90,7 +90,11 @@ class LaneWriter:
         if samples.dtype == np.int16:
             pcm = samples.astype("<i2", copy=False)
         else:
-            pcm = np.clip(np.rint(samples * np.float32(32_768)), -32_768, 32_767).astype("<i2")
+            scaled = samples * np.float32(32_768)
+            np.rint(scaled, out=scaled)
+            np.minimum(scaled, 32_767, out=scaled)
+            np.maximum(scaled, -32_768, out=scaled)
+            pcm = scaled.astype("<i2")
         return (pcm.tobytes(),) if self._lanes == 1 else tuple(pcm[:, lane].tobytes() for lane in range(self._lanes))
 
 

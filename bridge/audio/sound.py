@@ -27,6 +27,11 @@ Half a second, because a resampler may give twice as much at once: what it held 
 """
 
 
+_highest: Final = np.maximum
+_lowest: Final = np.minimum
+"""Their `reduce` is what an array's `max()` and `min()` come to, without a function of Python in between."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sound:
     """A piece of audio: `samples` has a row for each frame and a column for each channel.
@@ -74,7 +79,6 @@ def bounded(samples: npt.NDArray[Any]) -> Float32:
     What is not a number is no sound. Beyond full scale it is clipped here: the largest floats would overflow in the
     mean of the channels and in the resampler.
     """
-    with np.errstate(invalid="ignore"):  # NaN has more than one way to be written
-        clipped: Float32 = np.clip(samples, -1.0, 1.0).astype(np.float32, copy=False)
-    clipped[np.isnan(clipped)] = 0.0
-    return clipped
+    if samples.size and not (_lowest.reduce(samples, axis=None) >= -1.0 and _highest.reduce(samples, axis=None) <= 1.0):
+        samples = np.clip(np.where(np.isnan(samples), 0.0, samples), -1.0, 1.0)
+    return samples.astype(np.float32, copy=False)
