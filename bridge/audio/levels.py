@@ -32,11 +32,9 @@ _SILENT_LATER: Final = 30.0
 _LOW_PEAK: Final = 104
 """-50 dBFS: speech that nowhere is louder has lost most of its bits, and drowns in any noise."""
 _LOW_SECONDS: Final = 3.0
-"""Seconds of sound well above the background that make sure that somebody speaks."""
+"""Seconds of sound well above the background: somebody speaks, or a car goes by far away."""
 _ABOVE_FLOOR: Final = 4
 _PIECE_SECONDS: Final = 0.1
-_FLOOR_RISE: Final = 1.05
-"""How much the background may rise in a piece: 4 dB a second. Speech has pauses; a car that comes near has none."""
 
 _CLIPPED_RUN: Final = 3
 """Samples in a row at full scale: a tone at full scale has one or two."""
@@ -211,7 +209,7 @@ class Levels:
 
     def _hush(self, samples: int) -> None:
         self._silent += samples
-        self._floor = 1.0
+        self._floor = _SILENT_RANGE / 2
         if self._silent >= self._silent_limit:
             self._tell(
                 "silence",
@@ -226,15 +224,15 @@ class Levels:
         for at in range(0, len(samples) if self._low else 0, piece):
             part = samples[at : at + piece]
             peak = (float(part.max()) - float(part.min())) * self._scale.unit / 2
-            self._floor = min(self._floor * _FLOOR_RISE, max(peak, 1.0))
+            self._floor = min(self._floor, max(peak, _SILENT_RANGE / 2))
             if peak >= _ABOVE_FLOOR * self._floor:
                 self._active += len(part)
         if self._low and self._active >= _LOW_SECONDS * self._second:
             self._low = False
             self._tell(
                 "low_level",
-                "speech nowhere reaches -50 dBFS: turn the microphone's gain up, and check whether samples are "
-                "scaled to their width",
+                "sounds come and go, but nothing reaches -50 dBFS: if it is speech, turn the microphone's gain up, and "
+                "check whether samples are scaled to their width",
             )
 
     def _count_clipped(self, samples: npt.NDArray[Any]) -> int:
