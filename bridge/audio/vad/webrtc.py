@@ -2,8 +2,8 @@
 
 It answers yes or no, in four degrees of strictness. The share of yes among all four over the last frames is no
 probability yet: in steady noise the lax ones go on saying yes, and a strict one alone misses soft speech. Only near
-unanimity tells speech, so the share is bent until that lies where the threshold lies: 10 yes of 12 make 0.34, 11 make
-0.59. `python -m bench.vad` measures what comes of it.
+unanimity tells speech, so the share is bent until that lies where the threshold lies: 11 yes of 12 make 0.59, and
+begin speech by the default; 10 make 0.34, and keep it on. `python -m bench.vad` measures what comes of it.
 """
 
 from __future__ import annotations
