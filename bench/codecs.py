@@ -50,14 +50,20 @@ def raw(encoding: Encoding, rate: int, codec: str) -> Callable[[Samples], Stream
     return code
 
 
-def contained(encoding: Encoding, rate: int, bit_rate: int, codec: str | None = None) -> Callable[[Samples], Stream]:
+def contained(encoding: Encoding, rate: int, bit_rate: int) -> Callable[[Samples], Stream]:
     """A container, in messages of about 100 ms."""
 
     def code(samples: Samples) -> Stream:
-        data = coders.contain(encoding, at_rate(samples, rate), rate, codec, bit_rate)
+        data = coders.contain(encoding, at_rate(samples, rate), rate, bit_rate=bit_rate)
         return AudioFormat(encoding), cut(data, len(data) * RATE // 10 // max(1, len(samples)))
 
     return code
+
+
+def vorbis(samples: Samples) -> Stream:
+    """FFmpeg's encoder knows two channels only."""
+    data = coders.contain(Encoding.OGG, np.repeat(at_rate(samples, 44_100), 2, axis=1), 44_100, "vorbis")
+    return AudioFormat(Encoding.OGG), cut(data, len(data) * RATE // 10 // max(1, len(samples)))
 
 
 def opus(bit_rate: int) -> Callable[[Samples], Stream]:
@@ -101,7 +107,7 @@ CODECS: Final[dict[str, Callable[[Samples], Stream | None]]] = {
     "Opus packets, 8 kbit/s": opus(8_000),
     "Ogg/Opus, 24 kbit/s": contained(Encoding.OGG, 48_000, 24_000),
     "WebM/Opus, 32 kbit/s": contained(Encoding.WEBM, 48_000, 32_000),
-    "Ogg/Vorbis, 44.1 kHz": contained(Encoding.OGG, 44_100, 64_000, "vorbis"),
+    "Ogg/Vorbis, 44.1 kHz": vorbis,
     "MP3, 64 kbit/s": contained(Encoding.MP3, 44_100, 64_000),
     "MP3, 32 kbit/s": contained(Encoding.MP3, 16_000, 32_000),
     "AAC (ADTS), 64 kbit/s": contained(Encoding.AAC, 44_100, 64_000),

@@ -321,12 +321,7 @@ def samples_of(frame: AudioFrame) -> Float32 | Int16:
     """
     channels = frame.layout.nb_channels
     check_plausible(frame.sample_rate, channels)
-    samples: npt.NDArray[Any]
-    if channels == 1 and frame.format.name == "fltp":  # what most decoders give for speech, without a copy more
-        samples = np.frombuffer(frame.planes[0], np.float32, frame.samples).reshape(-1, 1)
-    else:
-        laid_out = frame.to_ndarray()
-        samples = laid_out.T if frame.format.is_planar else laid_out.reshape(-1, channels)
+    samples = _rows(frame, channels)
     match samples.dtype.kind, samples.itemsize:
         case "f", _:
             return bounded(samples)
@@ -337,6 +332,14 @@ def samples_of(frame: AudioFrame) -> Float32 | Int16:
         case "u", 1:
             return (samples.astype(np.int16) - 128) << 8
     raise BridgeError("undecodable_audio", f"samples of FFmpeg's format {frame.format.name} are not supported")
+
+
+def _rows(frame: AudioFrame, channels: int) -> npt.NDArray[Any]:
+    if channels == 1 and frame.format.name == "fltp":  # what most decoders give for speech, without a copy more
+        plane: Any = frame.planes[0]
+        return np.frombuffer(plane, np.float32, frame.samples).reshape(-1, 1)
+    laid_out: npt.NDArray[Any] = frame.to_ndarray()
+    return laid_out.T if frame.format.is_planar else laid_out.reshape(-1, channels)
 
 
 def create_context(
@@ -362,3 +365,9 @@ def create_context(
     if extradata is not None:
         context.extradata = extradata
     return context
+
+
+def reason(exc: BaseException) -> str:
+    """The sentence of an FFmpeg error without its number and our file object."""
+    text = getattr(exc, "strerror", None) or str(exc)
+    return str(text)[:200]

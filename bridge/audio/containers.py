@@ -14,7 +14,7 @@ import av
 import av.container
 import greenlet
 
-from bridge.audio.codec import DECODERS, CodedPacket, Found, Turn
+from bridge.audio.codec import DECODERS, CodedPacket, Found, Turn, reason
 from bridge.audio.formats import Encoding
 from bridge.audio.mp4 import Mp4Filter
 from bridge.errors import BridgeError
@@ -190,9 +190,3 @@ def _packets(container: av.container.InputContainer) -> Iterator[CodedPacket]:
                 yield CodedPacket(packet, context)
         return
     raise ValueError(f"it holds no audio (tracks of audio in other codecs: {', '.join(unknown[:5]) or 'none'})")
-
-
-def reason(exc: BaseException) -> str:
-    """The sentence of an FFmpeg error without its number and our file object."""
-    text = getattr(exc, "strerror", None) or str(exc)
-    return str(text)[:200]

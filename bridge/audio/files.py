@@ -26,7 +26,9 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 
+from bridge.audio.codec import reason
 from bridge.audio.formats import MIN_RATE, AudioFormat, Encoding
+from bridge.audio.sniff import sniff
 from bridge.audio.sound import HIGHEST_RATE, LOWEST_RATE
 
 STDIN: Final = "-"
@@ -40,18 +42,8 @@ READER_JOIN_SECONDS: Final = 0.2
 """A reader that is told to end does so within one chunk, unless it waits for standard input."""
 
 _SNIFF_BYTES: Final = 12
-_MAGIC: Final = (
-    b"RIFF",
-    b"RF64",
-    b"fLaC",
-    b"OggS",
-    b"ID3",
-    b"FORM",
-    b"caff",
-    b".snd",
-    b"#!AMR",
-    b"\x1aE\xdf\xa3",
-)
+_OTHER_MAGIC: Final = (b"RIFF", b"FORM", b"caff", b".snd", b"#!AMR")
+"""Of files that cannot be streamed, so that `sniff` does not know them."""
 
 
 class AudioFileError(Exception):
@@ -98,7 +90,7 @@ def open_audio(name: str, raw: AudioFormat | None = None) -> AudioSource:
         if raw is None:
             head = _read_exactly(stream, _SNIFF_BYTES)
             stream = _Prefixed(head, stream)
-            if not (head.startswith(_MAGIC) or head[4:8] == b"ftyp"):
+            if sniff(head, whole=True) is Encoding.PCM_S16LE and not head.startswith(_OTHER_MAGIC):
                 raw = AudioFormat(Encoding.PCM_S16LE)
         return _open(stream, name, raw, size=None)
     path = Path(name)
@@ -215,7 +207,7 @@ class _DecodedSource(_Closing):
             # The open file, not its name: FFmpeg would take some names for addresses of the network.
             container = av.open(stream, mode="r", metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as exc:
-            raise AudioFileError(f"{name}: not an audio file that can be read ({_reason(exc)})") from None
+            raise AudioFileError(f"{name}: not an audio file that can be read ({reason(exc)})") from None
         self._container = container
         try:
             self._audio = self._only_audio(container)
@@ -266,7 +258,7 @@ class _DecodedSource(_Closing):
             if heard:
                 yield from _samples(resampler, None)
         except (av.FFmpegError, OSError, ValueError) as exc:
-            raise AudioFileError(f"{self.name}: the audio breaks off ({_reason(exc)})") from None
+            raise AudioFileError(f"{self.name}: the audio breaks off ({reason(exc)})") from None
         if not heard:
             raise AudioFileError(f"{self.name}: holds no audio that can be decoded")
 
@@ -332,9 +324,3 @@ def _duration(container: av.container.InputContainer, audio: AudioStream) -> flo
     else:
         return None
     return seconds if seconds > 0 else None
-
-
-def _reason(exc: BaseException) -> str:
-    """The sentence of an FFmpeg error without its number and our file object."""
-    text = getattr(exc, "strerror", None) or str(exc)
-    return str(text)[:200]
