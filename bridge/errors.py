@@ -75,6 +75,20 @@ _ROWS: Final = (
 ERRORS: Final = {row.name: row for row in _ROWS}
 """Every code by its name."""
 
+WARNINGS: Final = {
+    "wav_header": "Raw samples were declared, and a WAV header came first. It agreed with `start` and was skipped.",
+    "damaged_audio": "Some of the coded audio cannot be decoded; silence stands in its place.",
+    "wrong_encoding": "The bytes do not look like samples in the declared encoding; the message says what they look like.",
+    "wrong_channels": "The samples look like more or fewer channels than were declared.",
+    "wrong_rate": "Audio comes steadily as fast as if its rate were another one.",
+    "clipping": "Samples are cut off at full scale: the microphone's gain is too high.",
+    "silence": "Nothing but silence for long: the microphone is muted, is the wrong one, or may not be used.",
+    "low_level": "Sounds come and go, but all are very low: the microphone's gain is too low.",
+    "no_vad": "`start` asked for voice activity detection, which this server does not do.",
+    "no_denoise": "`start` asked for noise suppression, which is not installed on this server.",
+}
+"""What a developer is told in a `warning`, by its code; the session goes on."""
+
 
 class BridgeError(Exception):
     """Anything that a client is told as an error. `code` is a name in `ERRORS`, the text is for people.

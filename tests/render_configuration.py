@@ -24,6 +24,7 @@ ROOT: Final = Path(__file__).parent.parent
 # The first field of each section of `Settings`: a test compares them with the comments there.
 SECTIONS: Final[Mapping[str, str]] = {
     "backend": "What serves",
+    "vad": "What it hears",
     "host": "Where it listens",
     "api_keys": "Who may connect",
     "max_sessions": "Limits on clients",

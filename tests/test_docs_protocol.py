@@ -20,7 +20,7 @@ import pytest
 
 from bridge.app import serving
 from bridge.audio import formats
-from bridge.errors import ERRORS
+from bridge.errors import ERRORS, WARNINGS
 from bridge.protocols import native
 from bridge.settings import Settings
 from tests.docs import ROOT, blocks, code, page, section, tables
@@ -54,6 +54,8 @@ def json_type(annotation: Any) -> str:
         return "array of words" if inner is native.WordObject else f"array of {json_type(inner)}s"
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
         return "object"
+    if typing.get_origin(annotation) is typing.Literal:
+        return json_type(type(get_args(annotation)[0]))
     names: dict[Any, str] = {str: "string", bytes: "string", int: "integer", float: "number", bool: "boolean"}
     return names[annotation]
 
@@ -151,13 +153,16 @@ def test_errors() -> None:
 
 
 def test_warnings() -> None:
-    """Every code that a `Warning` is made with, anywhere in the server."""
+    assert {code(row["Code"]): row["Meaning"] for row in rows_of("Warnings")} == WARNINGS
+
+
+def test_every_warning_that_is_made_has_a_row_and_every_row_is_made() -> None:
     made = set()
-    for path in (ROOT / "bridge").rglob("*.py"):
+    for path in [*(ROOT / "bridge" / "audio").rglob("*.py"), *(ROOT / "bridge" / "session").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("WarningEvent", "events.Warning"):
-                made |= {arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant)}
-    assert {code(row["Code"]) for row in rows_of("Warnings")} == made
+            if isinstance(node, ast.Constant) and node.value in WARNINGS:
+                made.add(node.value)
+    assert made == set(WARNINGS)
 
 
 # Limits
@@ -196,8 +201,8 @@ def test_codes_named_on_the_page_exist() -> None:
     named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", PAGE))
     fields = {field for message in TAGGED.values() for field in message.__struct_fields__}
     fields |= {field for message, _ in UNTAGGED.values() for field in message.__struct_fields__}
-    other = {"wav_header", "pcm_s16le", "pcm_f32le", "api_key", *TAGGED}
-    assert named - fields - other <= set(ERRORS)
+    encodings = {*formats._ALIASES, *(encoding.value for encoding in formats.Encoding)}
+    assert named - fields - encodings - {"api_key", *TAGGED} <= {*ERRORS, *WARNINGS}
 
 
 def test_variables_named_on_the_page_exist() -> None:

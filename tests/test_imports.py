@@ -43,6 +43,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "backends.registry",
         "bridge",
         "bridge.api",
+        "bridge.audio",
         "bridge.errors",
         "bridge.observe",
         "bridge.protocols",
@@ -105,9 +106,17 @@ KEPT_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "pydantic": ("bridge.settings", "bridge.api"),
     "dotenv": ("bridge.settings",),
     "av": ("bridge.audio",),
+    "greenlet": ("bridge.audio.containers",),
+    "onnx": ("bridge.audio.vad",),
+    "onnxruntime": ("bridge.audio.vad",),
+    "webrtc_noise_gain": ("bridge.audio.denoise",),
     "soxr": ("bridge.audio",),
     "rich": ("bridge.commands",),
-    "pocketsphinx": ("backends.pocketsphinx_backend", "backends.pocketsphinx_recognizer"),
+    "pocketsphinx": (
+        "backends.pocketsphinx_backend",
+        "backends.pocketsphinx_recognizer",
+        "bridge.audio.vad.webrtc",  # its detector is WebRTC's
+    ),
     "google": ("backends.google", "bridge.emulator"),
     "grpc": ("backends.google", "bridge.emulator"),
 }

@@ -70,6 +70,12 @@ class Metrics:
         self.backend_errors = Counter(
             "stt_backend_errors", "Backend streams that failed, by code.", ["backend", "code"], registry=self.registry
         )
+        self.backend_audio_seconds = Counter(
+            "stt_backend_audio_seconds",
+            "Audio given to the backend, in seconds, counted when a stream ends; replays count again.",
+            ["backend"],
+            registry=self.registry,
+        )
         self.backend_streams = Gauge(
             "stt_backend_sessions", "Sessions on the backend.", ["backend"], registry=self.registry
         )
@@ -132,6 +138,7 @@ class SessionMetrics:
         self._first_partial = metrics.first_partial_seconds.labels(backend)
         self._partial = metrics.partial_seconds.labels(backend)
         self._final = metrics.final_seconds.labels(backend)
+        self._given = metrics.backend_audio_seconds.labels(backend)
         self._unreported = 0.0
 
     def audio(self, seconds: float) -> None:
@@ -139,6 +146,10 @@ class SessionMetrics:
         self._unreported += seconds
         if self._unreported >= _REPORTED_SECONDS:
             self.report()
+
+    def given(self, seconds: float) -> None:
+        """A backend stream ended."""
+        self._given.inc(seconds)
 
     def partial(self, latency: float, *, first: bool) -> None:
         """A partial left."""

@@ -238,7 +238,10 @@ class Channel:
         )
         self._attempts += 1
         self._partials = 0
-        await stream.run(config)
+        try:
+            await stream.run(config)
+        finally:
+            self._observer.given(stream.reader.given / self._rate)
 
     # Its results
 

@@ -28,6 +28,9 @@ class SessionObserver(Protocol):
     def audio(self, seconds: float) -> None:
         """So much audio was received."""
 
+    def given(self, seconds: float) -> None:
+        """A backend stream ended that was given so much audio."""
+
     def partial(self, latency: float, *, first: bool) -> None:
         """A partial left, so long after the audio that it covers had arrived; `first` of its utterance."""
 

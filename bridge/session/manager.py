@@ -44,7 +44,7 @@ class SessionManager:
         self.voice = voice
         self._denoise = denoise
         self.limits = limits
-        self._metrics = metrics
+        self.metrics = metrics
         self._max_sessions = max_sessions
         self._language = language
         self._open: set[Session] = set()
@@ -102,7 +102,7 @@ class SessionManager:
             known = ", ".join(self.engine.capabilities.languages)
             raise BridgeError("unsupported_language", f"the backend {self.engine.name} knows {known}")
         began = time.monotonic()
-        observer = self._metrics.session(protocol, self.engine.name)
+        observer = self.metrics.session(protocol, self.engine.name)
         try:
             with self.engine.lease(start.lanes):
                 session = Session(
@@ -136,7 +136,7 @@ class SessionManager:
         if not self._open:
             self._drained.set()
         code = session.end_code or "client_gone"
-        self._metrics.sessions.labels(code).inc()
+        self.metrics.sessions.labels(code).inc()
         log.info(
             "session closed",
             extra={
@@ -170,8 +170,8 @@ class SessionManager:
         return False
 
     def _count(self) -> None:
-        self._metrics.sessions_open.set(len(self._open))
-        self._metrics.backend_streams.labels(self.engine.name).set(self.engine.streams)
+        self.metrics.sessions_open.set(len(self._open))
+        self.metrics.backend_streams.labels(self.engine.name).set(self.engine.streams)
 
 
 def speaks(languages: Collection[str], wanted: str) -> bool:

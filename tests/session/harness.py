@@ -27,6 +27,10 @@ class Observed:
     finals: list[float] = field(default_factory=list)
     partials: int = 0
     seconds: float = 0.0
+    given_seconds: float = 0.0
+
+    def given(self, seconds: float) -> None:
+        self.given_seconds += seconds
 
     def audio(self, seconds: float) -> None:
         self.seconds += seconds
