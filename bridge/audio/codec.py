@@ -76,6 +76,8 @@ class Lost:
     """At most so much; None: as much as the last packet."""
     until: int | None = None
     """The frame of this decoder's sound up to which it is missing, where that is known."""
+    is_damage: bool = True
+    """Not where an encoder leaves out pauses."""
 
 
 class CodedPacket(NamedTuple):
@@ -183,8 +185,8 @@ class CodedSound:
                     if self._finished:
                         self._end()
                     return False
-                case Lost(seconds, until):
-                    self._damage(seconds, until)
+                case Lost() as lost:
+                    self._fill(lost)
                 case CodedPacket(packet, context, until):
                     if context is not self._context:
                         self._drain()
@@ -220,7 +222,7 @@ class CodedSound:
             frames = context.decode(packet)
         except av.FFmpegError:
             seconds = float(packet.duration * packet.time_base) if packet.duration and packet.time_base else 0.0
-            self._damage(seconds if 0 < seconds <= LONGEST_DAMAGE else None)
+            self._fill(Lost(seconds if 0 < seconds <= LONGEST_DAMAGE else None))
             return
         self._hear(frames)
 
@@ -237,15 +239,18 @@ class CodedSound:
         self._given += len(sound.samples)
         self._pieces.put(sound)
 
-    def _damage(self, seconds: float | None, until: int | None = None) -> None:
-        self._damaged += 1
+    def _fill(self, lost: Lost) -> None:
+        """Silence for what is missing, as far as anything was heard."""
         if self._last is not None:
             frames, channels, rate = self._last
-            if seconds is not None:
-                frames = round(seconds * rate)
-            if until is not None:
-                frames = min(frames, max(0, until - self._given))
+            if lost.seconds is not None:
+                frames = round(lost.seconds * rate)
+            if lost.until is not None:
+                frames = min(frames, max(0, lost.until - self._given))
             self._put(silence(frames, channels, rate))
+        if not lost.is_damage:
+            return
+        self._damaged += 1
         if str(self._damaged).rstrip("0") == "1":
             self._tell(f"a piece of the {self._name} audio is damaged or missing ({self._damaged} so far)")
 

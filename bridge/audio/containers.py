@@ -14,7 +14,7 @@ import av
 import av.container
 import greenlet
 
-from bridge.audio.codec import DECODERS, CodedPacket, Found, Turn, reason
+from bridge.audio.codec import DECODERS, CodedPacket, Found, Lost, Turn, reason
 from bridge.audio.formats import Encoding
 from bridge.audio.mp4 import Mp4Filter
 from bridge.errors import BridgeError
@@ -30,6 +30,12 @@ READ_BYTES: Final = 4_096
 TURN_BYTES: Final = 65_536
 """Bytes a demuxer is given in one turn: it may find nothing in them that is sound."""
 MAX_TRACKS: Final = 64
+SHORTEST_GAP: Final = 0.05
+"""Seconds between two packets that are filled with silence; times in WebM are rounded to milliseconds."""
+LONGEST_PAUSE: Final = 0.45
+"""Seconds in which an encoder may say nothing of a pause (discontinuous transmission): Opus speaks up after 0.4."""
+LONGEST_GAP: Final = 10.0
+"""A larger one is a clock that jumps."""
 
 _OPTIONS: Final = {
     # Nothing is probed: the format is given, and what waits for more bytes would delay the words.
@@ -177,7 +183,7 @@ def _demux(feed: _Feed, encoding: Encoding) -> None:
             ) from None
 
 
-def _packets(container: av.container.InputContainer) -> Iterator[CodedPacket]:
+def _packets(container: av.container.InputContainer) -> Iterator[CodedPacket | Lost]:
     unknown = []
     for stream in container.streams.audio:
         context = getattr(stream, "codec_context", None)
@@ -185,8 +191,15 @@ def _packets(container: av.container.InputContainer) -> Iterator[CodedPacket]:
             unknown.append("unknown" if context is None else context.name)
             continue
         context.thread_count = 1
+        end: float | None = None  # of the packet before, in seconds
         for packet in container.demux(stream):
-            if packet.size:  # an empty one would end the decoder
-                yield CodedPacket(packet, context)
+            if not packet.size:  # it would end the decoder
+                continue
+            if packet.pts is not None and packet.time_base:
+                start = float(packet.pts * packet.time_base)
+                if end is not None and SHORTEST_GAP <= start - end <= LONGEST_GAP:
+                    yield Lost(start - end, is_damage=start - end > LONGEST_PAUSE)
+                end = start + float(packet.duration * packet.time_base) if packet.duration else None
+            yield CodedPacket(packet, context)
         return
     raise ValueError(f"it holds no audio (tracks of audio in other codecs: {', '.join(unknown[:5]) or 'none'})")

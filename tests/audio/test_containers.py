@@ -184,6 +184,21 @@ def test_a_lost_page_is_silence() -> None:
     assert correlation(got[-RATE // 2 :], good[-RATE // 2 :]) > 0.95
 
 
+@pytest.mark.parametrize("encoding", [Encoding.WEBM, Encoding.MP4])
+def test_what_is_missing_by_the_container_s_clock_is_silence(encoding: Encoding) -> None:
+    """A cluster or some fragments: what comes after them is heard where it was said."""
+    data = contained(encoding, seconds=6.0)
+    name = b"\x1fC\xb6u" if encoding is Encoding.WEBM else b"moof"
+    starts = [at - 4 * (name == b"moof") for at in range(len(data)) if data.startswith(name, at)]
+    first, after = (starts[len(starts) * part // 12] for part in (5, 7))
+    notices: list[str] = []
+    got = decoded(AudioFormat(encoding), *cut_evenly(data[:first] + data[after:], 800), notices=notices)
+    good = decoded(AudioFormat(encoding), data)
+    assert notices == ["damaged_audio"]
+    assert len(got) == pytest.approx(len(good), abs=20)
+    assert correlation(got[-2 * RATE :], good[-2 * RATE :]) > 0.95
+
+
 @pytest.mark.parametrize("encoding", CONTAINERS)
 def test_what_breaks_off_is_heard_up_to_there(encoding: Encoding) -> None:
     data = contained(encoding)
