@@ -13,6 +13,7 @@ adds that window to the latency of every partial. Here the caller may decode eac
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -49,6 +50,11 @@ class EndpointRules:
             raise ValueError("pre_roll must not be negative")
         if not 0 < self.tail_speech <= self.onset_window:
             raise ValueError("tail_speech must lie in 1..onset_window")
+
+    @classmethod
+    def ending_after(cls, frames: int) -> EndpointRules:
+        """The usual rules, but for the silence that ends speech: a window of so many frames, nine in ten silent."""
+        return cls(hangover_window=frames, hangover_silence=math.ceil(0.9 * frames))
 
     @property
     def look_back(self) -> int:

@@ -320,7 +320,12 @@ class _Stream:
 
     async def configure(self, config: RecognitionConfig, phrases: str) -> None:
         """Ask for what the configuration asks for, and wait until the child is ready."""
-        asked = {"partials": config.partials, "phrases": config.phrases, "mode": phrases}
+        asked = {
+            "partials": config.partials,
+            "phrases": config.phrases,
+            "mode": phrases,
+            "silence_seconds": config.silence_seconds,
+        }
         self._writer.write(worker.encode_json(worker.CONFIG, asked))
         _, body = await self._read()
         if unknown := json.loads(body)["unknown"]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from backends.base import Result, Word
-from backends.endpointing import Endpoint, Endpointer
+from backends.endpointing import Endpoint, Endpointer, EndpointRules
 
 SAMPLE_RATE: Final = 16_000
 FRAME_SAMPLES: Final = 480  # 30 ms, the longest frame that the detector takes
@@ -239,13 +239,25 @@ class Recognizer:
     of a frame that is left then is decoded, and a new row of frames begins.
     """
 
-    def __init__(self, decoder: Any, ears: Ears, *, partials: bool = True, prefer: str = "") -> None:
+    def __init__(
+        self,
+        decoder: Any,
+        ears: Ears,
+        *,
+        partials: bool = True,
+        prefer: str = "",
+        silence_seconds: float | None = None,
+    ) -> None:
         self._decoder = decoder
         self._ears = ears
         self._partials = partials
         self._prefer = prefer  # a search that wins where it fits as well as the one in use
         self._known = Cepstra()
-        self._ends = Endpointer()
+        self._ends = Endpointer(
+            None
+            if silence_seconds is None
+            else EndpointRules.ending_after(max(1, round(silence_seconds * FRAMES_PER_SECOND)))
+        )
         self._origin = 0
         self._final_until = 0
         self._rest = bytearray()  # less than a frame

@@ -75,6 +75,7 @@ def serve_stream(sock: socket.socket, decoder: Any) -> None:
         Ears(),
         partials=config["partials"],
         prefer="phrases" if usable and mode == "bias" else "",
+        silence_seconds=config["silence_seconds"],
     )
     sock.sendall(encode_json(READY, {"unknown": unknown}))
     for kind, body in frames:

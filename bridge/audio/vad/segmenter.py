@@ -45,8 +45,9 @@ class Endpointing:
     """
     silence_seconds: float = 0.8
     """A silence that ends an utterance. Shorter ends sooner, and in the middle of sentences."""
-    padding_seconds: float = 0.3
-    """What is let through before an onset: soft consonants, and a beginning that the detector missed."""
+    padding_seconds: float = 1.0
+    """What is let through before an onset. 0.3 holds every soft consonant and beginning that the detector missed; an
+    engine that listens to the background needs more of it to hear the same words as without a gate."""
 
     def __post_init__(self) -> None:
         _check("threshold", self.threshold, 0.0, 1.0)
