@@ -45,6 +45,8 @@ _MOST: Final = 24
 _CLEARLY: Final = 0.4
 """Bits a byte by which another reading must be cheaper."""
 _LARGELY: Final = 1.0
+_HOPELESS: Final = 2.0
+"""Bits a byte by which a reading is dearer than the declared one, so that it need not be looked at again."""
 _UNRIVALLED: Final = 0.2
 """Bits a byte by which it must be cheaper than every third reading, too."""
 _TIE: Final = 0.05
@@ -84,6 +86,8 @@ class FormatSuspicion:
         self._lags = sorted({1, 2, audio.channels})
         self._excerpts = _Excerpts((declared.width or 1) * audio.sample_rate * audio.channels, audio.channels)
         self._costs: list[dict[Encoding, float]] = []
+        self._rivals = [encoding for encoding in READABLE if encoding is not declared]
+        self._hopeless: dict[Encoding, float] = {}  # those that are no rivals any more, with what they cost
         self._disguised: Counter[Encoding] = Counter()
         self._bytes = np.zeros(256, np.int64)
         self._interleaving = _Interleaving()
@@ -110,15 +114,19 @@ class FormatSuspicion:
             return False
         if declared is not None and (declared.level < _LOUD or declared.repeats):
             return False
-        readings = [declared, *(read(encoding, block) for encoding in READABLE if encoding is not self._declared)]
+        readings = [declared, *(read(encoding, block) for encoding in self._rivals)]
         audio = [reading for reading in readings if reading is not None and reading.level > _FAINT]
-        costs = dict.fromkeys(READABLE, _IMPOSSIBLE) | {self._declared: _NO_AUDIO}
+        costs = dict.fromkeys(READABLE, _IMPOSSIBLE) | self._hopeless | {self._declared: _NO_AUDIO}
         for reading in audio:
             known = reading.encoding is self._declared
             costs[reading.encoding] = bits_per_byte(reading, self._lags, self._channels if known else 1)
         if audio and min(audio, key=lambda reading: costs[reading.encoding]).level < _LOUD:
             return False
         self._costs.append(costs)
+        if declared is not None:
+            dear = costs[self._declared] + _HOPELESS
+            self._hopeless |= {encoding: costs[encoding] for encoding in self._rivals if costs[encoding] >= dear}
+            self._rivals = [encoding for encoding in self._rivals if encoding not in self._hopeless]
         self._disguised.update(reading.encoding for reading in audio if reading.disguised)
         self._bytes += np.bincount(np.frombuffer(block, np.uint8), minlength=256)
         if declared is not None:
@@ -141,7 +149,7 @@ class FormatSuspicion:
             and agreeing >= _MOSTLY * blocks
         ):
             return "wrong_encoding", self._looks_like(best)
-        if blocks < _ENOUGH:
+        if blocks < _ENOUGH and gain > -_CLEARLY:
             return None
         self.done = gain <= _TIE and own < _CHANCE
         return self._other_faults(own, mean[best])
