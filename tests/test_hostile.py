@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 import pytest
 
 from backends.scripted import marker_audio
+from bridge.audio.formats import Encoding
 from tests.conftest import Spawn
 from tests.wire import (
     BINARY,
@@ -176,17 +177,25 @@ def _mutated(rng: random.Random) -> str:
     return "}" + "".join(chars)
 
 
+UNDECODABLE: Final[frozenset[str | int]] = frozenset({"undecodable_audio", "unsupported_audio", 1000})
+"""How a session may end whose coded audio is garbage."""
+
+
 def audio(rng: random.Random) -> Iterator[Input]:
     """Random bytes are audio, whatever they were meant to be; and formats that are none."""
     start: dict[str, Any]
-    for index, encoding in enumerate(["pcm_s16le", "pcm_f32le", "mulaw", "alaw"] * 3):
+    for index, encoding in enumerate([*Encoding, *Encoding]):
+        ends = frozenset({1000}) if encoding.width else UNDECODABLE
         start = {
-            "encoding": encoding,
+            "encoding": encoding.value,
             "sample_rate": rng.choice([8_000, 11_025, 22_050, 44_100, 48_000, 16_001]),
             "channels": rng.randrange(1, 9),
         }
         pieces = tuple(frame(BINARY, rng.randbytes(rng.randrange(5_000))) for _ in range(8))
-        yield Input(f"audio-{index}", "session", (*pieces, STOP), frozenset({1000}), tuple(start.items()))
+        yield Input(f"audio-{encoding.value}-{index}", "session", (*pieces, STOP), ends, tuple(start.items()))
+    for magic in (b"OggS\0\2", b"\x1aE\xdf\xa3", b"fLaC\0\0\0\x22", b"ID3\4\0\0", b"\0\0\0\x18ftypiso5", b"#!AMR-WB\n"):
+        piece = frame(BINARY, magic + rng.randbytes(20_000))
+        yield Input(f"audio-{magic[:4].hex()}", "session", (piece, piece, STOP), UNDECODABLE)
     odd_floats = struct.pack("<6f", float("nan"), float("inf"), float("-inf"), 3e38, -3e38, 1e-45) * 1_000
     floats = (("encoding", "pcm_f32le"), ("sample_rate", 44_100))
     yield Input("audio-floats", "session", (frame(BINARY, odd_floats), STOP), frozenset({1000}), floats)
@@ -215,7 +224,7 @@ def audio(rng: random.Random) -> Iterator[Input]:
 
 def wav_headers(rng: random.Random) -> Iterator[Input]:
     """Headers that lie, contradict or break off."""
-    answers: frozenset[str | int] = frozenset({"bad_audio", "unsupported_audio", 1000})
+    answers = UNDECODABLE | {"bad_audio"}
     fields = (1, 1, 16_000, 32_000, 2, 16)
     for index in range(16):
         changed = list(fields)
@@ -225,7 +234,9 @@ def wav_headers(rng: random.Random) -> Iterator[Input]:
         body = struct.pack("<4sI4s4sI", b"RIFF", sizes[0], b"WAVE", b"fmt ", sizes[1] if index % 2 else 16)
         body += struct.pack("<HHIIHH", *changed) + struct.pack("<4sI", b"data", sizes[2])
         body = body[: rng.choice([len(body), rng.randrange(12, len(body))])]
-        yield Input(f"wav-{index}", "session", (frame(BINARY, body + bytes(2_000)), STOP), answers)
+        for start in ((), (("encoding", "pcm_s16le"),)):
+            messages = (frame(BINARY, body + bytes(2_000)), STOP)
+            yield Input(f"wav-{index}-{len(start)}", "session", messages, answers, start)
     chunks = b"RIFF\xff\xff\xff\xffWAVE" + b"junk\0\0\0\0" * 60_000  # as many chunks as a message holds
     yield Input("wav-chunks", "session", (frame(BINARY, chunks), STOP), answers)
     legacy = {"content": base64.b64encode(b"RIFF\0\0\0\0WAVEfmt ").decode(), "audio_id": 1}

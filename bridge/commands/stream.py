@@ -68,8 +68,8 @@ def add_raw_options(parser: argparse.ArgumentParser) -> None:
         "Any of these says that FILE holds samples without a header. Standard input does so anyway, unless it begins "
         "like a file.",
     )
-    raw.add_argument("--encoding", metavar="NAME", help="pcm_s16le (default), pcm_f32le, mulaw or alaw")
-    raw.add_argument("--rate", type=int, metavar="HZ", help="sample rate, 8000 to 48000 (default: 16000)")
+    raw.add_argument("--encoding", metavar="NAME", help="pcm_s16le (default), mulaw or any other of docs/audio.md")
+    raw.add_argument("--rate", type=int, metavar="HZ", help="sample rate, 8000 to 192000 (default: 16000)")
     raw.add_argument("--channels", type=int, metavar="N", help="interleaved channels, 1 to 8 (default: 1)")
 
 

@@ -39,7 +39,9 @@ class Gate:
         """Let nothing pass from `last` on; the speech in between ended at `speech_until`."""
         if self.is_open:
             first, _ = self._stretches.pop()
-            self._stretches.append((first, max(first, last)))
+            last = max(first, last)
+            if first < last:
+                self._stretches.append((first, last))
             self.silent_until = max(self.silent_until, last)
             self.speech_until = max(self.speech_until, min(speech_until, last))
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from backends.base import AsyncBackend, BlockingBackend, Capabilities, RecognitionConfig, Result
+import numpy as np
+
+from backends.base import AsyncBackend, BlockingBackend, Capabilities, RecognitionConfig, Result, Word
 from backends.scripted import Script, ScriptedBackend, ScriptedFault, ScriptedOptions
-from bridge.protocols.events import Ack, Closed, Final, ServerEvent, Start
+from bridge.audio.vad.detector import Heard
+from bridge.protocols.events import Ack, Closed, ServerEvent, Start
+from bridge.protocols.events import Final as FinalEvent
 from bridge.session.engine import Engine
 from bridge.session.limits import SessionLimits
 from bridge.session.session import Session
+from bridge.session.voice import VoicePolicy
 
-FRAME = 3_200
+FRAME: Final = 3_200
 """Bytes of 100 ms."""
+NEVER: Final = float("inf")
+"""As the lateness of a detector: it answers when it is told to."""
 
 
 @dataclass
@@ -75,7 +83,12 @@ class Running:
     @property
     def text(self) -> str:
         """All finals."""
-        return " ".join(e.text for e in self.events if isinstance(e, Final))
+        return " ".join(e.text for e in self.events if isinstance(e, FinalEvent))
+
+    @property
+    def words(self) -> list[Word]:
+        """The words of all finals, in the order in which those came."""
+        return [word for e in self.events if isinstance(e, FinalEvent) for word in e.words]
 
     @property
     def closed(self) -> Closed:
@@ -92,13 +105,27 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def session_on(
-    backend: AsyncBackend | BlockingBackend, start: Start | None = None, limits: SessionLimits | None = None
+    backend: AsyncBackend | BlockingBackend,
+    start: Start | None = None,
+    limits: SessionLimits | None = None,
+    voice: VoicePolicy | None = None,
+    *,
+    denoise: bool = False,
 ) -> AsyncIterator[Running]:
     """A running session; leaving the context waits for its end. Times out as a test should."""
     engine = Engine(backend, threads=4)
     await engine.load()
     observed = Observed()
-    session = Session("test", start or Start(), engine, limits or SessionLimits(), observer=observed, language="en-US")
+    session = Session(
+        "test",
+        start or Start(),
+        engine,
+        limits or SessionLimits(),
+        observer=observed,
+        language="en-US",
+        voice=voice or VoicePolicy(),
+        denoise=denoise,
+    )
     running = Running(session, observed)
     outbox = session.subscribe()
 
@@ -157,3 +184,86 @@ class FunctionEngine(AsyncBackend):
         self.configs.append(config)
         async for result in self._body(config, audio):
             yield result
+
+
+class NonzeroDetection:
+    """A `VoiceDetection` that takes every frame for speech in which a sample is not zero.
+
+    `lateness` gives the seconds after which a frame is answered; None answers in the loop's next turn. Where it is
+    `NEVER`, a frame is answered, and all before it, when `answer` is called or one behind it is answered.
+    """
+
+    name = "nonzero"
+
+    def __init__(self, frame_seconds: float = 0.032, lateness: Callable[[], float | None] = lambda: None) -> None:
+        self.frame_seconds = frame_seconds
+        self.lateness = lateness
+        self.detectors: list[NonzeroDetector] = []
+
+    async def load(self) -> None:
+        """Nothing to load."""
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    def open(self, rate: int, heard: Heard) -> NonzeroDetector:
+        """See `VoiceDetection`."""
+        self.detectors.append(NonzeroDetector(self, rate, heard))
+        return self.detectors[-1]
+
+    def answer(self) -> None:
+        """Every detector answers for all that it was given, now."""
+        for detector in self.detectors:
+            detector.answer(detector.frames)
+
+
+class NonzeroDetector:
+    """See `NonzeroDetection`."""
+
+    def __init__(self, detection: NonzeroDetection, rate: int, heard: Heard) -> None:
+        self.frames = 0
+        """Whole frames pushed."""
+        self.closed = False
+        self._detection = detection
+        self._length = 2 * round(detection.frame_seconds * rate)
+        self._heard = heard
+        self._rest = b""
+        self._waiting: deque[float] = deque()
+
+    @property
+    def waiting_seconds(self) -> float:
+        """See `VoiceDetector`."""
+        return len(self._waiting) * self._detection.frame_seconds
+
+    def push(self, pcm: bytes) -> None:
+        """See `VoiceDetector`."""
+        pcm = self._rest + pcm
+        whole = len(pcm) // self._length
+        self._rest = pcm[whole * self._length :]
+        if not whole or self.closed:
+            return
+        frames = np.frombuffer(pcm, "<i2", whole * self._length // 2).reshape(whole, -1)
+        self._waiting.extend(map(float, frames.any(axis=1).tolist()))
+        self.frames += whole
+        loop, seconds = asyncio.get_running_loop(), self._detection.lateness()
+        if seconds is None:
+            loop.call_soon(self.answer, self.frames)
+        elif seconds != NEVER:
+            loop.call_later(seconds, self.answer, self.frames)
+
+    def finish(self) -> int:
+        """See `VoiceDetector`."""
+        if self._rest:
+            self.push(bytes(self._length - len(self._rest)))
+        return self.frames
+
+    def close(self) -> None:
+        """See `VoiceDetector`."""
+        self.closed = True
+
+    def answer(self, frame: int) -> None:
+        """Answer for all frames before this one."""
+        told = self.frames - len(self._waiting)
+        answers = [self._waiting.popleft() for _ in range(told, frame)]
+        if answers and not self.closed:
+            self._heard(answers)
