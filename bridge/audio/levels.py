@@ -95,6 +95,7 @@ class SignalMonitor:
         self._notice = notice
         self._told: set[str] = set()
         self._begun = False
+        self._head = b""  # bytes that may still be a container's, or samples
         self._raw = declared.encoding.width is not None
         self._suspicion = FormatSuspicion(declared)
         self._pace = Pace(declared)
@@ -112,7 +113,12 @@ class SignalMonitor:
         The samples are wanted from the first one on, without a WAV header.
         """
         if not self._begun and data:
-            self._begin(data)
+            data = self._head + data
+            found = sniff(data, whole=not self._sniffing)
+            if found is None:  # as for the decoder, more bytes must tell
+                self._head = data
+                return
+            self._begin(found)
         if not self._raw:
             return
         if not self._suspicion.done and (finding := self._suspicion.push(data)) is not None:
@@ -127,12 +133,12 @@ class SignalMonitor:
         if not self._raw:
             self._levels.hear(np.frombuffer(pcm, "<i2"))
 
-    def _begin(self, data: bytes) -> None:
-        self._begun = True
-        found = sniff(data, whole=True)
-        if not self._raw or found in {None, Encoding.PCM_S16LE, Encoding.WAV}:
+    def _begin(self, found: Encoding) -> None:
+        """The audio begins like `found`."""
+        self._begun, self._head = True, b""
+        if not self._raw or found in {Encoding.PCM_S16LE, Encoding.WAV}:
             self._raw &= not (self._sniffing and found is Encoding.WAV)
-        elif found is not None and not self._sniffing:
+        elif not self._sniffing:
             self._suspicion.done = self._pace.done = True
             declared = self._audio.encoding.value
             self._tell(

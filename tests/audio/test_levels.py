@@ -10,7 +10,7 @@ import pytest
 from bench.noises import NOISES
 from bridge.audio.formats import AudioFormat, Encoding
 from bridge.audio.levels import SignalMonitor
-from tests.audio.encoding import contained
+from tests.audio.encoding import CONTAINERS, contained
 from tests.audio.raw import RAW, Signal, encoded, interleaved, spoken
 from tests.speech import RECORDINGS, manifest
 
@@ -152,6 +152,17 @@ def test_of_coded_audio_only_what_was_decoded_is_looked_at(declared: Encoding) -
         monitor.received(contained(Encoding.OGG, RATE)[n * 100 : n * 100 + 100], n / 10)
         monitor.heard(bytes(3_200))
     assert codes == ["silence"]
+
+
+@pytest.mark.parametrize("kind", CONTAINERS, ids=lambda e: e.value)
+def test_what_is_sniffed_is_no_samples_however_little_the_first_message_holds(kind: Encoding) -> None:
+    data = contained(kind)
+    for size in (1, 7, 300):
+        told: list[str] = []
+        monitor = SignalMonitor(AudioFormat(), RATE, lambda code, _, told=told: told.append(code))  # type: ignore[misc]
+        for n, at in enumerate(range(0, min(len(data), 300 * size), size)):
+            monitor.received(data[at : at + size], n / 10)
+        assert told == []
 
 
 def test_of_raw_audio_what_was_decoded_is_not_looked_at_again() -> None:
