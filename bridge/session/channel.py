@@ -67,18 +67,27 @@ class Channel:
         self._advanced = advanced
         self._rate = engine.sample_rate
         self._loop = asyncio.get_running_loop()
+        # What the session chose; otherwise it is the engine's own business when an utterance ends.
+        self._silence_seconds = (start.endpointing or {}).get("silence_seconds")
         detection = voice.wanted(start)
-        gate = Gate() if voice.gate_seconds is not None and detection is not None else None
+        moved = voice.gate_seconds is not None or self._silence_seconds is not None
+        gate = Gate() if moved and detection is not None else None
         self._buffer = ReplayBuffer(
             queue_limit=round(limits.queue_seconds * self._rate),
             replay_limit=round(limits.replay_seconds * self._rate),
             gate=gate,
         )
-        # What the session chose; otherwise it is the engine's own business when an utterance ends.
-        self._silence_seconds = (start.endpointing or {}).get("silence_seconds")
         self._voice: Voice | None = None
         if detection is not None:
-            self._voice = Voice(detection, self._rate, voice.rules(start), self, gate, voice.gate_seconds or 0.0)
+            self._voice = Voice(
+                detection,
+                self._rate,
+                voice.rules(start),
+                self,
+                gate,
+                gate_seconds=voice.gate_seconds,
+                endpoints=self._silence_seconds is not None,
+            )
         self._speaking = False
         self._partials = 0  # of the utterance that is going on
         self._attempts = 0  # backend streams opened
@@ -152,15 +161,13 @@ class Channel:
 
     def speech_ended(self, position: int) -> None:
         """See `Listener`."""
-        self._speech_ended(position)
-        if self._silence_seconds is not None:
-            self._buffer.flush()
+        self._speech_ended(min(position, self._buffer.end))  # silence may have filled the last frame
 
     def gate_moved(self) -> None:
         """See `Listener`."""
         self._buffer.gate_moved()
 
-    def gate_shut(self, speech_until: int, position: int) -> None:
+    def paused(self, speech_until: int, position: int) -> None:
         """See `Listener`."""
         # A stream that cannot be flushed is ended by a mark: not where the speech has its final already.
         if self._engine.capabilities.flush or self._buffer.start < speech_until:

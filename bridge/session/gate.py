@@ -19,6 +19,8 @@ class Gate:
         """Before this position all that no stretch holds is silence, for good."""
         self.speech_until = 0
         """Where the last speech before `silent_until` ended: a final that reaches so far leaves nothing unanswered."""
+        self.passed = 0
+        """Up to where audio has passed at most: the gate is shut behind it, not before."""
         self._stretches: deque[tuple[int, int | None]] = deque()
 
     @property
@@ -36,13 +38,16 @@ class Gate:
         self._stretches.append((first, None))
 
     def shut(self, last: int, speech_until: int) -> None:
-        """Let nothing pass from `last` on; the speech in between ended at `speech_until`."""
+        """Let nothing pass from `last` on, or from where audio has passed already, which is `silent_until` then.
+
+        The speech in between ended at `speech_until`.
+        """
         if self.is_open:
             first, _ = self._stretches.pop()
-            last = max(first, last)
+            last = max(first, last, self.passed, self.silent_until)
             if first < last:
                 self._stretches.append((first, last))
-            self.silent_until = max(self.silent_until, last)
+            self.silent_until = last
             self.speech_until = max(self.speech_until, min(speech_until, last))
 
     def silence(self, until: int) -> None:

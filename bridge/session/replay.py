@@ -314,16 +314,21 @@ class AudioReader:
         if self.end is not None and (kept := self.end.take(pcm)) is not None:
             self._finishing = True
             pcm = pcm[: kept * _WIDTH]
+        self._note_given(buffer, first, len(pcm) // _WIDTH)
+        self.arrived = when
+        if buffer._room is not None:  # noqa: SLF001 - the two are one mechanism
+            buffer._wake_room()  # noqa: SLF001
+        return pcm
+
+    def _note_given(self, buffer: ReplayBuffer, first: int, samples: int) -> None:
         if first != self._given_until:
             self._places.append((self.given, first))
             while len(self._places) > 1 and self._places[1][1] <= buffer.start:
                 self._places.popleft()
-        self.given += len(pcm) // _WIDTH
-        self.arrived = when
-        self.position = self._given_until = first + len(pcm) // _WIDTH
-        if buffer._room is not None:  # noqa: SLF001 - the two are one mechanism
-            buffer._wake_room()  # noqa: SLF001
-        return pcm
+        self.given += samples
+        self.position = self._given_until = first + samples
+        if buffer.gate is not None:
+            buffer.gate.passed = max(buffer.gate.passed, self.position)
 
     @property
     def _last_to_answer(self) -> int:

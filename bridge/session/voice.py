@@ -8,6 +8,7 @@ certain point, a flush or the end of the audio, is decided when it has answered 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -56,12 +57,16 @@ class Listener(Protocol):
     def gate_moved(self) -> None:
         """Some audio may be given, or was found to be silence."""
 
-    def gate_shut(self, speech_until: int, position: int) -> None:
-        """After speech that ended at `speech_until`, the gate was shut at `position`."""
+    def paused(self, speech_until: int, position: int) -> None:
+        """Silence has followed the speech that ended at `speech_until`, and no audio behind `position` was given."""
 
 
 class Voice:
-    """Follows one channel. `gate_seconds`: see `VoicePolicy`; it moves `gate`."""
+    """Follows one channel, and moves `gate`.
+
+    `gate_seconds`: see `VoicePolicy`. `endpoints`: whether the gate is shut at the end of every utterance; it is opened
+    again, where it was shut, once the listener was told of the pause.
+    """
 
     def __init__(
         self,
@@ -70,11 +75,21 @@ class Voice:
         rules: Endpointing,
         listener: Listener,
         gate: Gate | None = None,
-        gate_seconds: float = 0.0,
+        *,
+        gate_seconds: float | None = None,
+        endpoints: bool = False,
     ) -> None:
         self._listener = listener
         self._gate = gate
-        self._gate_frames = max(gate_seconds, rules.silence_seconds) / detection.frame_seconds
+        self._endpoints = endpoints
+        self._gate_frames = math.inf
+        if gate_seconds is not None:
+            self._gate_frames = max(gate_seconds, rules.silence_seconds) / detection.frame_seconds
+        elif gate is not None:
+            gate.open(0)
+        self._shut_frames = 0.0  # silence after which the open gate is shut next
+        self._shut_at: int | None = None  # where it was shut, until it is known that no speech began before
+        self._frame_seconds = detection.frame_seconds
         self._samples_per_frame = detection.frame_seconds * rate
         self._segmenter = Segmenter(detection.frame_seconds, rules)
         self._speech_end = 0  # frame at which the last speech ended
@@ -100,8 +115,12 @@ class Voice:
         self._detector.push(pcm)
 
     def decide(self, position: int, then: Callable[[], None]) -> None:
-        """End the utterance at `position`, the end of what was pushed: call `then` once it is known what was speech."""
-        self._await(int(position / self._samples_per_frame), position, then)
+        """End the utterance at `position`, the end of what was pushed: call `then` once it is known what was speech.
+
+        Less than a frame before `position` is not judged.
+        """
+        waiting = round(self._detector.waiting_seconds / self._frame_seconds)
+        self._await(self._segmenter.position + waiting, position, then)
 
     def finish(self, position: int, then: Callable[[], None]) -> None:
         """No more audio comes after `position`; else as `decide`."""
@@ -125,19 +144,23 @@ class Voice:
                 self._take(event)
             if self._decisions:
                 self._decide()
+            if self._gate is not None:
+                self._move(self._gate)
         if self._gate is not None:
-            self._move(self._gate)
+            self._listener.gate_moved()
         if self._room is not None and self.has_room:
             self._wake()
 
     def _take(self, event: SpeechOnset | SpeechEnd) -> None:
         if isinstance(event, SpeechOnset):
             if self._gate is not None:
+                self._shut_at = None
                 self._gate.open(self._position(event.opens))
                 self._listener.gate_moved()
             self._listener.speech_started(self._position(event.frame))
         else:
             self._speech_end = event.frame
+            self._shut_frames = 0 if self._endpoints else self._gate_frames
             self._listener.speech_ended(self._position(event.frame))
 
     def _decide(self) -> None:
@@ -146,23 +169,34 @@ class Voice:
             _, position, then = self._decisions.popleft()
             for event in self._segmenter.force():
                 self._take(event)
-            if self._gate is not None and not self._gate.is_open:
-                self._gate.silence(position)
-                self._listener.gate_moved()
+            if self._gate is not None:
+                self._after_pause(self._gate)
+                if not self._gate.is_open:
+                    self._gate.silence(position)
+                    self._listener.gate_moved()
             then()
 
     def _move(self, gate: Gate) -> None:
         """Shut the gate when silence has lasted, and pass over what is silence."""
         segmenter = self._segmenter
-        if gate.is_open and not segmenter.in_speech and segmenter.pending is None:
-            if segmenter.position - self._speech_end < self._gate_frames:
-                return
-            position, speech_until = self._position(segmenter.position), self._position(self._speech_end)
-            gate.shut(position, speech_until)
-            self._listener.gate_shut(speech_until, position)
+        if segmenter.in_speech or segmenter.pending is not None:
+            return
+        if gate.is_open and segmenter.position - self._speech_end >= self._shut_frames:
+            gate.shut(self._position(segmenter.position), self._position(self._speech_end))
+            self._shut_at = gate.silent_until
+        # The backend may have been given more than was judged: only there it shows whether it stands in silence.
+        if self._shut_at is not None and self._position(segmenter.position) >= self._shut_at:
+            self._listener.paused(self._position(self._speech_end), self._shut_at)
+            self._after_pause(gate)
         if not gate.is_open:
             gate.silence(self._position(segmenter.keep_from))
-            self._listener.gate_moved()
+
+    def _after_pause(self, gate: Gate) -> None:
+        """Unless silence has lasted long enough to be left out, let it pass, too."""
+        shut_at, self._shut_at = self._shut_at, None
+        self._shut_frames = self._gate_frames
+        if shut_at is not None and self._segmenter.position - self._speech_end < self._gate_frames:
+            gate.open(shut_at)
 
     def _position(self, frame: int) -> int:
         return round(frame * self._samples_per_frame)

@@ -243,7 +243,7 @@ class NonzeroDetector:
         if not whole or self.closed:
             return
         frames = np.frombuffer(pcm, "<i2", whole * self._length // 2).reshape(whole, -1)
-        self._waiting.extend(map(float, frames.any(axis=1).tolist()))
+        self._waiting.extend(float(frame.any()) for frame in frames)
         self.frames += whole
         loop, seconds = asyncio.get_running_loop(), self._detection.lateness()
         if seconds is None:
