@@ -76,6 +76,7 @@ class Channel:
             queue_limit=round(limits.queue_seconds * self._rate),
             replay_limit=round(limits.replay_seconds * self._rate),
             gate=gate,
+            answered=advanced,
         )
         self._voice: Voice | None = None
         if detection is not None:

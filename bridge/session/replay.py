@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Self
 
 from backends.base import FLUSH
@@ -46,11 +47,20 @@ class ReplayBuffer:
     that is held. At either one `has_room` turns false until the backend reads, or a final trims. While no stream
     reads, between two of them, only the second one counts: an outage should not be felt by a client that speaks.
 
-    `gate`: which of the audio the backend is given (None: all); tell `gate_moved` of every change.
+    `gate`: which of the audio the backend is given (None: all); tell `gate_moved` of every change. `answered` is called
+    when silence that is passed over leaves a flush mark with nothing to wait for.
     """
 
-    def __init__(self, *, queue_limit: int, replay_limit: int, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        queue_limit: int,
+        replay_limit: int,
+        gate: Gate | None = None,
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
         self.gate = gate
+        self._answered = answered
         self.start = 0
         self.end = 0
         self.closed = False
@@ -142,6 +152,13 @@ class ReplayBuffer:
             self.gate.forget(self.start)
         self._wake_room()
 
+    def _pass_over(self, position: int) -> None:
+        """All before `position` is final or silence."""
+        marked = self.flushing and self._flushes[0] <= position
+        self.trim(position)
+        if marked:
+            self._answered()
+
     def arrival(self, position: int) -> float | None:
         """When the sample before `position` arrived; None if it is no longer held."""
         for first, pcm, when in reversed(self._chunks):  # asked for recent audio, as a rule
@@ -158,9 +175,14 @@ class ReplayBuffer:
         return b"".join(parts)
 
     def reader(self, end: StreamEnd | None = None) -> AudioReader:
-        """A new reader from `start` on; the one before it gets nothing more. `end` decides where it ends by itself."""
+        """A new reader from `start` on; the one before it gets nothing more. `end` decides where it ends by itself.
+
+        Known silence is passed over first, so that `start` is where the stream begins.
+        """
         if self._reader is not None:
             self._reader.detach()
+        if self.gate is not None:
+            self._pass_over(self.gate.next(self.start)[0])
         self._reader = AudioReader(self, self._chunks, end)
         self._wake_room()
         return self._reader
@@ -347,7 +369,7 @@ class AudioReader:
         while self._pending and self._pending[0][0] + len(self._pending[0][1]) // _WIDTH <= target:
             self._pending.popleft()
         if buffer.start >= self._last_to_answer:
-            buffer.trim(target)
+            buffer._pass_over(target)  # noqa: SLF001 - the two are one mechanism
         elif buffer._room is not None:  # noqa: SLF001 - the two are one mechanism
             buffer._wake_room()  # noqa: SLF001
 

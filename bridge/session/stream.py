@@ -317,7 +317,7 @@ class BackendStream:
             elif self._mute(now) and not self._asked:
                 self._asked, self._words = True, False
                 reader.finish_soon()
-        seen = (reader.position, self._results)
+        seen = (reader.given, self._results)  # not its position: silence is passed over without the engine
         owing = self._owing()
         if seen != self._seen or owing is None:
             self._seen, self._seen_at = seen, now

@@ -187,7 +187,7 @@ class FunctionEngine(AsyncBackend):
 
 
 class NonzeroDetection:
-    """A `VoiceDetection` that takes every frame for speech in which a sample is not zero.
+    """A `VoiceDetection` that takes a frame for speech if it has a sample that is neither zero nor in `silent`.
 
     `lateness` gives the seconds after which a frame is answered; None answers in the loop's next turn. Where it is
     `NEVER`, a frame is answered, and all before it, when `answer` is called or one behind it is answered.
@@ -198,6 +198,7 @@ class NonzeroDetection:
     def __init__(self, frame_seconds: float = 0.032, lateness: Callable[[], float | None] = lambda: None) -> None:
         self.frame_seconds = frame_seconds
         self.lateness = lateness
+        self.silent: set[int] = set()
         self.detectors: list[NonzeroDetector] = []
 
     async def load(self) -> None:
@@ -243,7 +244,8 @@ class NonzeroDetector:
         if not whole or self.closed:
             return
         frames = np.frombuffer(pcm, "<i2", whole * self._length // 2).reshape(whole, -1)
-        self._waiting.extend(float(frame.any()) for frame in frames)
+        silent = {0, *self._detection.silent}
+        self._waiting.extend(float(bool(set(frame.tolist()) - silent)) for frame in frames)
         self.frames += whole
         loop, seconds = asyncio.get_running_loop(), self._detection.lateness()
         if seconds is None:

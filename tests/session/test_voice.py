@@ -23,7 +23,7 @@ from bridge.audio.vad.segmenter import Endpointing
 from bridge.protocols.events import Final, SpeechEnded, SpeechStarted, Start
 from bridge.session.limits import SessionLimits
 from bridge.session.voice import VoicePolicy
-from tests.session.harness import NEVER, FunctionEngine, NonzeroDetection, Running, markers, session_on, words
+from tests.session.harness import NEVER, FunctionEngine, NonzeroDetection, Running, markers, session_on
 
 RATE = 16_000
 
@@ -123,7 +123,7 @@ async def test_a_gate_changes_no_word_and_no_time(engine: str, seed: int, monkey
     audio, expected = spoken(*pauses, first=chance.choice([0.0, 0.01, 0.5, 10.0]))
     moments = sorted(chance.uniform(0, len(audio) / 32_000) for _ in range(chance.randint(0, 10)))
     faults = [ScriptedFault(at, chance.choice(["fail", "end", "stall"])) for at in moments]
-    lateness = chance.choice([[None], [None, 0.0, 0.005], [0.01]])
+    lateness: list[float | None] = chance.choice([[None], [None, 0.0, 0.005], [0.01]])
     voice = gated(
         chance.choice([0.1, 0.5, 1.0, 2.0]),
         lambda: chance.choice(lateness),
@@ -136,3 +136,267 @@ async def test_a_gate_changes_no_word_and_no_time(engine: str, seed: int, monkey
         await send(running, audio, chance)
         running.session.stop()
     assert_heard(running, expected, 0.011 if "limited" in engine else 0.0011)
+
+
+async def test_long_silence_is_given_to_no_engine() -> None:
+    audio, expected = spoken(60, 0.2, 60, 60, first=60)
+    async with session_on(markers(), voice=gated(1.0, padding_seconds=0.3)) as running:
+        await running.send(audio)
+        running.session.stop()
+    assert_heard(running, expected)
+    assert running.observed.seconds == pytest.approx(241.4)
+    # Three stretches of speech, with what surrounds each.
+    assert running.observed.given_seconds == pytest.approx(3 * 0.3 + 0.5 + 3 * 1.3, abs=3 * 0.16)
+
+
+async def test_silence_is_final_as_it_comes_and_is_not_kept() -> None:
+    """Ten minutes before anybody speaks, and ten after."""
+    audio, expected = spoken(600, first=600)
+    voice = gated(1.0, padding_seconds=0.3)
+    async with session_on(markers(), limits=SessionLimits(ack_seconds=0), voice=voice) as running:
+        buffer = running.session._channels[0]._buffer
+        most = 0.0
+        for at in range(0, len(audio), 16_000):
+            await running.send(audio[at : at + 16_000], frame=16_000)
+            most = max(most, buffer.held / RATE, len(buffer._chunks) * 0.5)
+        assert most < 2.5
+        running.session.stop()
+    assert_heard(running, expected)
+    behind = [ack.received - ack.finalized for ack in running.acks]
+    assert max(behind) < 2.5 * RATE
+    assert [a.finalized for a in running.acks] == sorted(a.finalized for a in running.acks)
+
+
+class Lazy:
+    """Opens a stream when there is audio, as an engine does that is paid by the minute."""
+
+    def __init__(self, **capabilities: Any) -> None:
+        self.opened: list[float] = []
+        self.engine = FunctionEngine(self._recognize, **capabilities)
+
+    async def _recognize(self, config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        async def watched() -> AsyncIterator[bytes]:
+            async for chunk in audio:
+                if chunk and (not self.opened or self.opened[-1] != config.attempt):
+                    self.opened.append(config.attempt)
+                yield chunk
+
+        async for result in markers().recognize(config, watched()):
+            yield result
+
+
+@pytest.mark.parametrize("flush", [False, True])
+async def test_a_flush_in_silence_is_answered_without_a_stream(flush: bool) -> None:
+    lazy = Lazy(flush=flush)
+    async with session_on(lazy.engine, voice=gated(1.0)) as running:
+        await running.send(bytes(32_000 * 5 + 404))
+        running.session.flush()
+        await acknowledged(running, RATE * 5 + 202)
+        assert lazy.opened == []
+        audio, _ = spoken(5)
+        await running.send(audio)
+        await running.until(Final)
+        await running.send(bytes(1_000))
+        running.session.flush()
+        await acknowledged(running, RATE * 10 + 202 + 4_800 + 500)
+        running.session.stop()
+    assert len(lazy.opened) == 1
+    assert running.text == "w0"
+
+
+async def acknowledged(running: Running, position: int) -> None:
+    """Wait until all is final up to there."""
+    async with asyncio.timeout(5):
+        while not any(ack.finalized >= position for ack in running.acks):
+            running.news.clear()
+            await running.news.wait()
+
+
+async def test_a_flush_between_two_streams_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = asyncio.Event()
+    monkeypatch.setattr("bridge.session.channel._backoff", lambda failures, error: failed.set() or 0.1)
+    audio, _ = spoken(5)
+    async with session_on(markers(ScriptedFault(0.9, "fail")), voice=gated(1.0)) as running:
+        await running.send(audio)
+        await failed.wait()
+        running.session.flush()
+        await acknowledged(running, len(audio) // 2)
+        running.session.stop()
+    assert running.text == "w0"
+
+
+@pytest.mark.parametrize("lateness", [None, 0.02])
+@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.parametrize("ends", ["flush", "stop"])
+@pytest.mark.parametrize("at", [0.05, 0.09, 0.15])
+async def test_what_begins_just_before_a_decision_is_heard(
+    at: float, ends: str, flush: bool, lateness: float | None
+) -> None:
+    """`at` seconds of a word have come; the detector is not sure, or not even asked."""
+    audio, _ = spoken(5, 5)
+    middle = len(spoken(5)[0]) + 2 * round(at * RATE)
+    engine = FunctionEngine(markers().recognize, flush=flush)
+    async with session_on(engine, voice=gated(1.0, lambda: lateness)) as running:
+        await running.send(audio[:middle])
+        if ends == "flush":
+            running.session.flush()
+            await acknowledged(running, middle // 2)
+            await running.send(audio[middle:])
+        running.session.stop()
+    assert running.closed.finalized == running.closed.received
+    assert running.text == ("w0 w1~ w1~" if ends == "flush" else "w0 w1~")
+    heard = sum(w.end - w.start for w in running.words[1:])
+    assert heard == pytest.approx(0.3 if ends == "flush" else at, abs=0.002)
+    assert_speech_alternates(running)
+
+
+async def test_audio_waits_for_a_detector_that_is_late_and_so_does_the_client() -> None:
+    voice = gated(1.0, lambda: NEVER)
+    audio, expected = spoken(0.5, 3, first=3)
+    async with session_on(markers(), voice=voice) as running:
+        for at in range(0, len(audio), 3_200):
+            if not running.session.feed(audio[at : at + 3_200]):
+                assert running.session.audio_seconds < 12
+                room = asyncio.create_task(running.session.room())
+                await asyncio.sleep(0.001)
+                assert not room.done()
+                ears(voice).answer()
+                async with asyncio.timeout(1):
+                    await room
+        ears(voice).lateness = lambda: None
+        ears(voice).answer()
+        running.session.stop()
+    assert_heard(running, expected)
+
+
+async def test_a_stop_waits_for_a_detector_that_is_late() -> None:
+    voice = gated(1.0, lambda: NEVER)
+    async with session_on(markers(), voice=voice) as running:
+        await running.send(spoken(0.1)[0])
+        running.session.stop()
+        await asyncio.sleep(0.01)
+        assert running.text == ""
+        ears(voice).answer()
+    assert running.text == "w0"
+    assert_speech_alternates(running)
+
+
+async def test_a_detector_that_never_answers_does_not_hold_a_stop_for_ever() -> None:
+    voice = gated(1.0, lambda: NEVER)
+    async with session_on(markers(), limits=SessionLimits(stop_seconds=0.2), voice=voice) as running:
+        await running.send(spoken(0.1)[0])
+        running.session.stop()
+    assert running.closed.code == "backend_stalled"
+    assert all(detector.closed for detector in ears(voice).detectors)
+
+
+async def test_a_client_that_goes_while_the_detector_is_late_leaves_nothing() -> None:
+    voice = gated(1.0, lambda: NEVER)
+    before = len(asyncio.all_tasks())
+    with pytest.raises(ExceptionGroup):
+        async with session_on(markers(), voice=voice) as running:
+            await running.send(spoken(0.1)[0])
+            running.session.flush()
+            raise LookupError("the client is gone")
+    assert all(detector.closed for detector in ears(voice).detectors)
+    said = list(running.events)
+    ears(voice).answer()
+    running.session.stop()
+    await asyncio.sleep(0)
+    assert running.events == said
+    assert len(asyncio.all_tasks()) == before
+
+
+async def test_a_detector_that_fails_open_lets_all_pass() -> None:
+    voice = VoicePolicy(NonzeroDetection(), Endpointing(threshold=0.0), 1.0)  # each frame reaches that
+    audio, expected = spoken(5, 5)
+    async with session_on(markers(), voice=voice) as running:
+        await running.send(audio)
+        running.session.stop()
+    assert_heard(running, expected)
+    assert running.observed.given_seconds == pytest.approx(10.6)
+
+
+@pytest.mark.parametrize("gate", [None, 2.0])
+async def test_an_utterance_ends_where_the_session_wants_it(gate: float | None) -> None:
+    """The engine hears no endpoint by itself."""
+
+    async def deaf(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        assert config.silence_seconds == 0.4
+        given = answered = 0
+        async for chunk in audio:
+            given += len(chunk) // 2
+            if not chunk and given > answered:
+                yield Result("speech", True, answered / RATE, given / RATE)
+                answered = given
+
+    start = Start(endpointing={"silence_seconds": 0.4})
+    voice = VoicePolicy(NonzeroDetection(), gate_seconds=gate)
+    async with session_on(FunctionEngine(deaf, flush=True), start, voice=voice) as running:
+        await running.send(spoken(0.1, 0.8, 0.1, 0.8)[0], frame=640)
+        first, second, *_ = await running.until(Final, 2)
+        running.session.stop()
+    assert isinstance(first, Final)
+    assert isinstance(second, Final)
+    assert (first.end, second.end) == pytest.approx((0.7 + 0.4, 2.2 + 0.4), abs=0.07)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_endpoints_cut_no_word(engine: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the messages' lengths, and however late it is known that the utterance has ended."""
+    monkeypatch.setattr("bridge.session.channel._backoff", lambda failures, error: 0.01)
+    chance = random.Random(f"{engine} {seed}")
+    audio, expected = spoken(*[chance.choice([0.0, 0.12, 0.2, 0.3, 0.5, 0.9]) for _ in range(40)])
+    lateness: list[float | None] = chance.choice([[None], [None, 0.0, 0.005]])
+    detection = NonzeroDetection(0.032, lambda: chance.choice(lateness))
+    voice = VoicePolicy(detection, gate_seconds=chance.choice([None, None, 0.5]))
+    start = Start(endpointing={"silence_seconds": chance.choice([0.1, 0.2, 0.5])})
+    async with session_on(ENGINES[engine](), start, voice=voice) as running:
+        await send(running, audio, chance)
+        running.session.stop()
+    assert_heard(running, expected, 0.011 if "limited" in engine else 0.0011)
+
+
+async def test_an_engine_that_leaves_a_flush_unanswered_is_replaced_while_nobody_speaks() -> None:
+    """The silence that is passed over is no sign of life."""
+
+    async def stuck(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        async def until_flush() -> AsyncIterator[bytes]:
+            async for chunk in audio:
+                if not chunk and not config.attempt:
+                    await asyncio.get_running_loop().create_future()
+                yield chunk
+
+        async for result in markers().recognize(config, until_flush()):
+            if not config.attempt:
+                continue
+            yield result
+
+    limits = SessionLimits(stall_seconds=0.2)
+    async with session_on(FunctionEngine(stuck, flush=True), limits=limits, voice=gated(1.0)) as running:
+        await running.send(spoken(2)[0])
+        async with asyncio.timeout(5):
+            while not running.text:
+                await running.send(bytes(3_200))
+                await asyncio.sleep(0.02)
+        running.session.stop()
+    assert running.observed.errors == ["stalled"]
+    assert running.text == "w0"
+
+
+async def test_noise_that_is_not_speech_is_no_broken_off_word() -> None:
+    """The stream is ended because nothing is let through: that is no word whose second half is still to come."""
+    hum = np.tile(np.array([900, -900], "<i2"), RATE).tobytes()  # 2 s; for the detector of this test it is silence
+    detection = NonzeroDetection()
+    voice = VoicePolicy(detection, gate_seconds=0.5)
+    detection.silent = {900, -900}
+    lazy = Lazy(idle_seconds=0.1)
+    async with session_on(lazy.engine, voice=voice) as running:
+        await running.send(spoken(0.5)[0] + hum)
+        await asyncio.sleep(0.3)
+        await running.send(hum)
+        await asyncio.sleep(0.3)
+        running.session.stop()
+    assert running.text == "w0"
+    assert lazy.opened == [0]
