@@ -90,6 +90,7 @@ class Channel:
                 endpoints=self._silence_seconds is not None,
             )
         self._speaking = False
+        self._speech_from = 0
         self._partials = 0  # of the utterance that is going on
         self._attempts = 0  # backend streams opened
         self._stream: BackendStream | None = None
@@ -178,11 +179,11 @@ class Channel:
 
     def _speech_started(self, position: int) -> None:
         if not self._speaking:
-            self._speaking = True
+            self._speaking, self._speech_from = True, position
             self._hub.publish(SpeechStarted(self._hub.next_seq(), self._seconds(position), self._number))
 
     def _speech_ended(self, position: int) -> None:
-        if self._speaking:
+        if self._speaking and position >= self._speech_from:  # an engine may tell late of the silence before
             self._speaking = False
             self._hub.publish(SpeechEnded(self._hub.next_seq(), self._seconds(position), self._number))
 

@@ -70,7 +70,7 @@ class ReplayBuffer:
         self._chunks: deque[Chunk] = deque()
         self._flushes: list[int] = []  # positions, ascending
         self._reader: AudioReader | None = None
-        self._room: asyncio.Future[None] | None = None
+        self._room: asyncio.Event | None = None
 
     @property
     def unread(self) -> int:
@@ -107,10 +107,11 @@ class ReplayBuffer:
         return self._reader is not None and not self._reader.reading
 
     async def room(self) -> None:
-        """Wait until `has_room`; for one waiter at a time. Safe to cancel."""
+        """Wait until `has_room`. Safe to cancel."""
         while not self.has_room and not self.closed:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+            self._room = self._room or asyncio.Event()
+            self._room.clear()
+            await self._room.wait()
 
     def append(self, pcm: bytes, now: float) -> None:
         """Take in audio that arrived at `now` (seconds of any steady clock)."""
@@ -195,8 +196,8 @@ class ReplayBuffer:
         return self._flushes[index] if index < len(self._flushes) else None
 
     def _wake_room(self) -> None:
-        if self._room is not None and not self._room.done() and (self.has_room or self.closed):
-            self._room.set_result(None)
+        if self._room is not None and not self._room.is_set() and (self.has_room or self.closed):
+            self._room.set()
 
 
 class AudioReader:

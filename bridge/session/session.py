@@ -65,6 +65,7 @@ class Session:
         self._opened = self._active = self._acked = self._loop.time()
         self._end_code: str | None = None
         self._abandoned = False
+        self._stopped = asyncio.Event()
         self._audio_closed = False
         self._warned: Counter[str] = Counter()
         self._first = start.audio.encoding.width is not None  # raw samples: they may begin with a WAV header
@@ -91,7 +92,6 @@ class Session:
             for number in range(start.lanes)
         ]
         self._run_scope: asyncio.Timeout | None = None
-        self._tasks: asyncio.TaskGroup | None = None
         self._watch_handle: asyncio.TimerHandle
 
     # What the client's side calls
@@ -132,10 +132,7 @@ class Session:
             data = self._without_header(data)
         self._monitor.received(data, now)
         self._decoder.push(data)
-        drained = self._take_in(now)
-        if now - self._acked >= self._limits.ack_seconds:
-            self._ack()
-        return drained and self._has_room
+        return self._take_in(now) and self._has_room
 
     async def room(self) -> None:
         """Wait until the session takes audio again. Safe to cancel.
@@ -145,7 +142,7 @@ class Session:
         """
         while not self.stopping:
             await self._channels_have_room()
-            if self._take_in(self._loop.time()) and self._has_room:
+            if self.stopping or (self._take_in(self._loop.time()) and self._has_room):
                 break
             await asyncio.sleep(0)
         self._active = self._loop.time()  # the client was kept waiting: it was not idle
@@ -170,7 +167,7 @@ class Session:
         self._end_code = code
         self._decoder.finish()
         self._limit_stop()
-        self._end_audio()
+        self._stopped.set()
 
     def refuse(self, error: BridgeError) -> None:
         """End the session for a fatal fault of the client's; what was accepted before is still finalized."""
@@ -217,6 +214,8 @@ class Session:
     def _append(self, lanes: Lanes, now: float) -> None:
         for channel, pcm in zip(self._channels, lanes, strict=True):
             channel.append(pcm, now)
+        if now - self._acked >= self._limits.ack_seconds:
+            self._ack()
 
     def _make_denoisers(self) -> list[Denoiser]:
         """One for each lane; none where this server has none."""
@@ -226,22 +225,15 @@ class Session:
             self._unavailable.append(("no_denoise", str(exc)))
             return []
 
-    def _end_audio(self) -> None:
-        """Take in what is left, and close the channels; what is too much for now is left to a task of `run`."""
+    async def _drain(self) -> None:
+        """Once the session is stopped: take in what is left, and close the channels."""
+        await self._stopped.wait()
         try:
-            drained = self._take_in(self._loop.time())
+            while not self._take_in(self._loop.time()):
+                await self._channels_have_room()
+                await asyncio.sleep(0)
         except BridgeError as exc:
             self._break(exc)
-            drained = True
-        if drained:
-            self._close_audio()
-        elif self._tasks is not None:
-            self._tasks.create_task(self._drain(), name=f"drain-{self.id}")
-
-    async def _drain(self) -> None:
-        while not self._take_in(self._loop.time()):
-            await self._channels_have_room()
-            await asyncio.sleep(0)
         self._close_audio()
 
     def _close_audio(self) -> None:
@@ -275,7 +267,7 @@ class Session:
             log.exception("session failed", extra={"session": self.id})
             self._break(BridgeError("internal"))
         finally:
-            self._run_scope = self._tasks = None
+            self._run_scope = None
             self._watch_handle.cancel()
             self._decoder.close()
             for denoiser in self._denoisers:
@@ -299,11 +291,10 @@ class Session:
             BridgeError: one cannot go on; then none does.
         """
         try:
-            async with asyncio.TaskGroup() as self._tasks:
-                if self.stopping and not self._audio_closed:
-                    self._end_audio()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._drain(), name=f"drain-{self.id}")
                 for channel in self._channels[1:]:
-                    self._tasks.create_task(channel.run(), name=f"channel-{self.id}")
+                    tasks.create_task(channel.run(), name=f"channel-{self.id}")
                 await self._channels[0].run()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None

@@ -95,7 +95,7 @@ class Voice:
         self._speech_end = 0  # frame at which the last speech ended
         # Frames that must be judged first, the position that is decided then, what is done then.
         self._decisions: deque[tuple[int, int, Callable[[], None]]] = deque()
-        self._room: asyncio.Future[None] | None = None
+        self._room = asyncio.Event()
         self._closed = False
         self._detector = detection.open(rate, self._heard)
 
@@ -105,10 +105,10 @@ class Voice:
         return self._closed or self._detector.waiting_seconds < SLOWEST_SECONDS
 
     async def room(self) -> None:
-        """Wait until `has_room`; for one waiter at a time. Safe to cancel."""
+        """Wait until `has_room`. Safe to cancel."""
         while not self.has_room:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+            self._room.clear()
+            await self._room.wait()
 
     def push(self, pcm: bytes) -> None:
         """Take in audio."""
@@ -131,7 +131,7 @@ class Voice:
         self._closed = True
         self._decisions.clear()
         self._detector.close()
-        self._wake()
+        self._room.set()
 
     def _await(self, frames: int, position: int, then: Callable[[], None]) -> None:
         self._decisions.append((frames, position, then))
@@ -148,8 +148,8 @@ class Voice:
                 self._move(self._gate)
         if self._gate is not None:
             self._listener.gate_moved()
-        if self._room is not None and self.has_room:
-            self._wake()
+        if not self._room.is_set() and self.has_room:
+            self._room.set()
 
     def _take(self, event: SpeechOnset | SpeechEnd) -> None:
         if isinstance(event, SpeechOnset):
@@ -200,7 +200,3 @@ class Voice:
 
     def _position(self, frame: int) -> int:
         return round(frame * self._samples_per_frame)
-
-    def _wake(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)

@@ -244,8 +244,8 @@ class NonzeroDetector:
         if not whole or self.closed:
             return
         frames = np.frombuffer(pcm, "<i2", whole * self._length // 2).reshape(whole, -1)
-        silent = {0, *self._detection.silent}
-        self._waiting.extend(float(bool(set(frame.tolist()) - silent)) for frame in frames)
+        speech = ~np.isin(frames, [0, *self._detection.silent])
+        self._waiting.extend(float(frame.any()) for frame in speech)
         self.frames += whole
         loop, seconds = asyncio.get_running_loop(), self._detection.lateness()
         if seconds is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ changes = st.one_of(
 
 def stretches(gate: Gate, position: int) -> list[tuple[int, int | None]]:
     """Everything that `next` gives from `position` on."""
-    found = []
+    found: list[tuple[int, int | None]] = []
     while True:
         first, last = gate.next(position)
         assert first >= position

@@ -214,7 +214,12 @@ async def acknowledged(running: Running, position: int) -> None:
 
 async def test_a_flush_between_two_streams_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = asyncio.Event()
-    monkeypatch.setattr("bridge.session.channel._backoff", lambda failures, error: failed.set() or 0.1)
+
+    def backoff(failures: int, error: BackendError) -> float:
+        failed.set()
+        return 0.1
+
+    monkeypatch.setattr("bridge.session.channel._backoff", backoff)
     audio, _ = spoken(5)
     async with session_on(markers(ScriptedFault(0.9, "fail")), voice=gated(1.0)) as running:
         await running.send(audio)
