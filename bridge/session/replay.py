@@ -74,13 +74,13 @@ class ReplayBuffer:
 
     @property
     def unread(self) -> int:
-        """Samples that the backend has not read yet."""
-        return self.end - (self._reader.position if self._reader else self.start)
+        """Samples that the backend may read and has not."""
+        return self.end - (self._reader.position if self._reader else self.start) - self._held_back
 
     @property
     def held(self) -> int:
         """Samples kept for a replay."""
-        return self.end - self.start
+        return self.end - self.start - self._held_back
 
     @property
     def full(self) -> bool:
@@ -101,6 +101,12 @@ class ReplayBuffer:
     def flushing(self) -> bool:
         """Whether there are flush marks."""
         return bool(self._flushes)
+
+    @property
+    def _held_back(self) -> int:
+        """Samples that the gate may yet let pass. The voice detector bounds them: they are no backlog."""
+        reader = self._reader
+        return self.end - reader.position if self.gate and reader and reader.reading and not reader.available else 0
 
     @property
     def _between_streams(self) -> bool:
@@ -339,8 +345,7 @@ class AudioReader:
             pcm = pcm[: kept * _WIDTH]
         self._note_given(buffer, first, len(pcm) // _WIDTH)
         self.arrived = when
-        if buffer._room is not None:  # noqa: SLF001 - the two are one mechanism
-            buffer._wake_room()  # noqa: SLF001
+        buffer._wake_room()  # noqa: SLF001 - the two are one mechanism
         return pcm
 
     def _note_given(self, buffer: ReplayBuffer, first: int, samples: int) -> None:
@@ -371,7 +376,7 @@ class AudioReader:
             self._pending.popleft()
         if buffer.start >= self._last_to_answer:
             buffer._pass_over(target)  # noqa: SLF001 - the two are one mechanism
-        elif buffer._room is not None:  # noqa: SLF001 - the two are one mechanism
+        else:
             buffer._wake_room()  # noqa: SLF001
 
     def _gate_moved(self) -> None:
@@ -379,6 +384,7 @@ class AudioReader:
         buffer = self._buffer
         if buffer is not None and not self._finishing and not self.ended:
             self._pass_over(buffer)
+            buffer._wake_room()  # noqa: SLF001 - the two are one mechanism
             if self._waiter is not None and (buffer.flushing or self.available):
                 self._wake()
 

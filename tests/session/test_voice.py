@@ -158,7 +158,7 @@ async def test_silence_is_final_as_it_comes_and_is_not_kept() -> None:
         most = 0.0
         for at in range(0, len(audio), 16_000):
             await running.send(audio[at : at + 16_000], frame=16_000)
-            most = max(most, buffer.held / RATE, len(buffer._chunks) * 0.5)
+            most = max(most, (buffer.end - buffer.start) / RATE, len(buffer._chunks) * 0.5)
         assert most < 2.5
         running.session.stop()
     assert_heard(running, expected)
@@ -405,3 +405,18 @@ async def test_noise_that_is_not_speech_is_no_broken_off_word() -> None:
         running.session.stop()
     assert running.text == "w0"
     assert lazy.opened == [0]
+
+
+@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.parametrize("seconds", [0.5, 2.0])
+async def test_what_the_gate_holds_back_is_no_backlog(seconds: float, flush: bool) -> None:
+    """The audio that a coming onset may need is as much as may wait, and as much as may be kept."""
+    audio, expected = spoken(5, 0.3, 5, first=5)
+    lazy = Lazy(flush=flush)
+    limits = SessionLimits(queue_seconds=seconds, replay_seconds=seconds + 1)
+    async with session_on(lazy.engine, limits=limits, voice=gated(1.0, padding_seconds=2.0)) as running:
+        async with asyncio.timeout(5):
+            await running.send(audio)
+        running.session.stop()
+    assert_heard(running, expected)
+    assert len(lazy.opened) < 10
