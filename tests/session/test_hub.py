@@ -75,3 +75,12 @@ async def test_closed_finds_room_in_a_full_outbox() -> None:
     box.put(closed(2))
     assert await box.get() == [SpeechStarted(1, 0.0), closed(2)]
     assert not box.overflowed
+
+
+async def test_a_slow_receiver_gets_the_newest_partial_of_every_channel() -> None:
+    box = Outbox(10)
+    for i in range(10):
+        for channel in (0, 1):
+            box.put(Partial(f"{channel}-{i}", 0.0, 1.0, channel=channel))
+    box.put(Final(1, "done", 0.0, 1.0, channel=1))
+    assert await box.get() == [Final(1, "done", 0.0, 1.0, channel=1), Partial("0-9", 0.0, 1.0, channel=0)]

@@ -19,7 +19,9 @@ from backends.scripted import (
     ScriptedFault,
     ScriptedThreadsBackend,
 )
+from bridge.audio.formats import AudioFormat
 from bridge.audio.vad.segmenter import Endpointing
+from bridge.audio.vad.webrtc import WebrtcDetection
 from bridge.protocols.events import Final, SpeechEnded, SpeechStarted, Start
 from bridge.session.limits import SessionLimits
 from bridge.session.voice import VoicePolicy
@@ -420,3 +422,19 @@ async def test_what_the_gate_holds_back_is_no_backlog(seconds: float, flush: boo
         running.session.stop()
     assert_heard(running, expected)
     assert len(lazy.opened) < 10
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100])
+async def test_a_flush_waits_for_no_frame_that_is_not_whole(rate: int) -> None:
+    """A detector that works at another rate is behind by its resampler, and more audio may never come."""
+    voice = VoicePolicy(WebrtcDetection(), gate_seconds=1.0)
+    engine, start = FunctionEngine(markers().recognize, sample_rates=(rate,)), Start(AudioFormat(sample_rate=rate))
+    sent = 0
+    async with session_on(engine, start, voice=voice) as running:
+        for n in range(1, 12):
+            sent += 1_600 + n
+            await running.send(bytes(3_200 + 2 * n))
+            running.session.flush()
+            await acknowledged(running, sent)
+        running.session.stop()
+    assert running.closed.finalized == running.closed.received
