@@ -1,4 +1,4 @@
-"""The gate on real speech: the words and their times are those that are heard without it, and silence is not paid for."""
+"""The gate on real speech: the same words at the same times as without it, and silence is not given to the engine."""
 
 from __future__ import annotations
 
