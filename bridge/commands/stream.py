@@ -77,14 +77,18 @@ def raw_format(args: argparse.Namespace) -> AudioFormat | None:
     """The format that these options describe, None if none is given.
 
     Raises:
-        BridgeError: `unsupported_audio`.
+        BridgeError: `unsupported_audio`, also for coded audio: FFmpeg reads that by itself.
     """
     from bridge.audio.formats import AudioFormat
+    from bridge.errors import BridgeError
 
     if args.encoding is None and args.rate is None and args.channels is None:
         return None
     rate = 16_000 if args.rate is None else args.rate
-    return AudioFormat.parse(args.encoding or "pcm_s16le", rate, 1 if args.channels is None else args.channels)
+    audio = AudioFormat.parse(args.encoding or "pcm_s16le", rate, 1 if args.channels is None else args.channels)
+    if audio.encoding.width is None:
+        raise BridgeError("unsupported_audio", f"{audio.encoding.value} is not raw audio: leave --encoding away")
+    return audio
 
 
 def chunk_ms(text: str) -> int:
