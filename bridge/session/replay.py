@@ -256,6 +256,15 @@ class AudioReader:
         first, last = buffer.gate.next(self.position)
         return first < buffer.end and last != first
 
+    @property
+    def awaited(self) -> bool:
+        """Whether the backend need only read on: there is audio, a flush mark or the end."""
+        buffer = self._buffer
+        if buffer is None or self.ended:
+            return False
+        mark = self._next_mark(buffer)
+        return self.available or buffer.closed or self._finishing or (mark is not None and mark <= self.position)
+
     def place(self, sample: int, *, end: bool = False) -> int:
         """The session position of the stream's sample; of the `end` of something, which lies before any silence."""
         first = self._places[0]
@@ -303,7 +312,7 @@ class AudioReader:
             if buffer is None or self._finishing or self.ended:
                 raise self._stop(buffer)
             self._pass_over(buffer)
-            mark = buffer.next_flush(max(self.base, self.flushed) + 1) if buffer.flushing else None
+            mark = self._next_mark(buffer)
             if mark is not None and mark <= self.position:
                 self.flushed = mark
                 if self.flush_marks:
@@ -322,6 +331,9 @@ class AudioReader:
                 raise self._stop(buffer)
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+
+    def _next_mark(self, buffer: ReplayBuffer) -> int | None:
+        return buffer.next_flush(max(self.base, self.flushed) + 1) if buffer.flushing else None
 
     def _take(self, buffer: ReplayBuffer, mark: int | None) -> bytes:
         """The next chunk, cut at the reader's position and at a flush mark."""

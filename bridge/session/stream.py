@@ -349,13 +349,13 @@ class BackendStream:
     def _owing(self) -> float | None:
         """How long the engine may take for what it owes; None if it owes nothing.
 
-        It owes the end of a stream whose audio has ended, the answer to a flush, and to read the audio that waits.
+        It owes the end of a stream whose audio has ended, the answer to a flush, and to read what waits for it.
         """
         if self.reader.ended:
             return self._unanswered_seconds
         if self.reader.waiting:
             return None
-        if self.reader.available or self.reader.flushed > self._buffer.start:
+        if self.reader.awaited or self.reader.flushed > self._buffer.start:
             return self._untouched_seconds
         return None
 
