@@ -99,7 +99,7 @@ class Followed:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What is measured: None stands for the decoder without a session."""
+    """What is measured: the decoder alone, or sessions, with a detector or without."""
 
     name: str
     session: bool = True
@@ -242,14 +242,18 @@ def cost(coded: Sequence[Stream], count: int, seconds: float, variant: Variant, 
     return min(costs, key=lambda one: one.per_second)
 
 
-def table(names: Sequence[str], counts: Sequence[int], seconds: float, rounds: int) -> None:
+def table(
+    names: Sequence[str], counts: Sequence[int], variants: Sequence[Variant], seconds: float, rounds: int
+) -> None:
     """Print milliseconds for a second of audio, and how many streams a core carries that does nothing else."""
-    print(f"{'':22}{'':>9}" + "".join(f"{variant.name:>15}" for variant in VARIANTS) + f"{'once':>9}{'given':>7}")
+    print(
+        f"{'':22}{'sessions':>9}" + "".join(f"{variant.name:>15}" for variant in variants) + f"{'once':>9}{'given':>7}"
+    )
     for name in names:
         coded = streams(name, WARM_UP + seconds)
         for count in counts:
             line, once, given = f"{name:22}{count:9}", 0.0, 1.0
-            for variant in VARIANTS:
+            for variant in variants:
                 one = cost(coded, count, seconds, variant, rounds)
                 line += f"{one.per_second:8.2f} {f'({1e3 / one.per_second:.0f})':>6}"
                 once = one.once if variant.name == "session" else once
@@ -264,6 +268,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.frontend", description=__doc__)
     parser.add_argument("--formats", nargs="+", default=[], metavar="NAME", help="only those whose name holds one")
     parser.add_argument("--sessions", type=int, nargs="+", metavar="N", help="at once (default: 100; live: as aimed)")
+    parser.add_argument("--variants", nargs="+", default=[], metavar="NAME", help="likewise; not live")
     parser.add_argument("--seconds", type=float, help="of audio that are measured (default: 12; live: 30)")
     parser.add_argument("--rounds", type=int, default=3, help="of which the best is printed (default: %(default)s)")
     parser.add_argument("--live", action="store_true", help="in real time, through a server")
@@ -275,9 +280,11 @@ def main() -> int:
         parser.error("there is no such format")
     if args.live:
         return live(names, args.sessions, args.seconds or 30.0, args.detector)
-    core = min(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})
-    table(names, args.sessions or (100,), args.seconds or 12.0, args.rounds)
+    variants = [one for one in VARIANTS if not args.variants or any(part in one.name for part in args.variants)]
+    if not variants:
+        parser.error("there is no such variant")
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    table(names, args.sessions or (100,), variants, args.seconds or 12.0, args.rounds)
     return 0
 
 

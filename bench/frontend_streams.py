@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from bench.codecs import Samples, at_rate, contained, opus, raw
-from bench.noises import RATE, at_level, to_pcm16
+from bench.noises import RATE, Signal, at_level, to_pcm16
 from bench.speech import FLOOR_DBFS, clips
 from bridge.audio.formats import AudioFormat, Encoding
 
@@ -50,11 +51,17 @@ FORMATS: Final[dict[str, tuple[_Coder, int]]] = {
 }
 
 
-def recordings(seconds: float) -> list[Samples]:
-    """The project's samples in a row with pauses between their utterances, begun at different places."""
+@functools.cache
+def _spoken() -> Signal:
+    """The project's samples in a row."""
     pause = at_level(np.random.default_rng(1).standard_normal(round(PAUSE_SECONDS * RATE)), FLOOR_DBFS)
-    spoken = (clip.signal for clip in clips() if clip.name.endswith(".flac"))
-    whole = np.concatenate([part for signal in spoken for part in (signal, pause)])
+    samples = (clip.signal for clip in clips() if clip.name.endswith(".flac"))
+    return np.concatenate([part for signal in samples for part in (signal, pause)])
+
+
+def recordings(seconds: float) -> list[Samples]:
+    """Speech with pauses, begun at different places."""
+    whole = _spoken()
     parts = []
     for n in range(RECORDINGS):
         part = np.resize(np.roll(whole, -n * len(whole) // RECORDINGS), round(seconds * RATE))
