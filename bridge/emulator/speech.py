@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Final, Protocol
 
 from backends.base import RecognitionConfig, Result, Word
@@ -90,11 +90,18 @@ class EngineRecognizer:
 async def _decoded(audio: AsyncIterator[bytes], decoder: StreamDecoder) -> AsyncIterator[bytes]:
     async for chunk in audio:
         decoder.push(chunk)
-        while lanes := decoder.read():
-            yield lanes[0]
+        for pcm in _read(decoder):
+            yield pcm
     decoder.finish()
+    for pcm in _read(decoder):
+        yield pcm
+
+
+def _read(decoder: StreamDecoder) -> Iterator[bytes]:
+    """What can be decoded now; nothing empty, which would be a flush."""
     while lanes := decoder.read():
-        yield lanes[0]
+        if lanes[0]:
+            yield lanes[0]
 
 
 class ResponseWriter:
