@@ -173,6 +173,8 @@ async def run(longest: float, only: str) -> None:
             before, given = await listen(_settings(engine, "off", "off"), env, talks)
             for background in BACKGROUNDS:
                 some = [talk for talk in talks if talk.name.startswith(background)]
+                if not some:
+                    continue
                 compare(f"{engine}, no gate, {background}", some, before, before, given * _share(some, talks))
             for detector in DETECTORS:
                 heard, given = await listen(_settings(engine, detector, "on"), env, talks)

@@ -78,7 +78,7 @@ ERRORS: Final = {row.name: row for row in _ROWS}
 WARNINGS: Final = {
     "wav_header": "Raw samples were declared, and a WAV header came first. It agreed with `start` and was skipped.",
     "damaged_audio": "Some of the coded audio cannot be decoded; silence stands in its place.",
-    "wrong_encoding": "The bytes do not look like samples in the declared encoding; the message says what they look like.",
+    "wrong_encoding": "The bytes do not look like the declared encoding; the message says what they look like.",
     "wrong_channels": "The samples look like more or fewer channels than were declared.",
     "wrong_rate": "Audio comes steadily as fast as if its rate were another one.",
     "clipping": "Samples are cut off at full scale: the microphone's gain is too high.",
