@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import resource
 import sys
@@ -21,6 +20,7 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 import msgspec
+import numpy as np
 import uvloop
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
@@ -98,7 +98,9 @@ class Client(asyncio.Protocol):
         self._start_at = 0.0
         self._opened = False
         self._closed_code: str | None = None
-        self._audio = os.urandom(FRAME_BYTES)
+        # A voice's pitch at a level and phase of its own: what no reading of bytes explains would be looked at longer.
+        wave = 8_000 * np.sin(2 * np.pi * (np.arange(FRAME_BYTES // 2) / 160 + random.random())) * random.random()
+        self._audio = (wave + np.random.default_rng().normal(0, 200, len(wave))).astype("<i2").tobytes()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name

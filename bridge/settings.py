@@ -75,7 +75,7 @@ class Settings(BaseModel):
         "auto", description="Keep silence from the engine; `auto`: from those that count every second."
     )
     gate_seconds: float = Field(2, ge=0.1, le=60, description="Silence after which the gate shuts.")
-    speech_threshold: float = Field(0.35, ge=0, le=1, description="Probability from which sound is speech.")
+    speech_threshold: float = Field(0.2, ge=0, le=1, description="Probability from which sound is speech.")
     endpoint_silence_seconds: float = Field(
         0.8, ge=0.1, le=10, description="Silence that ends an utterance where voice activity decides that."
     )

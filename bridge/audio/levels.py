@@ -17,7 +17,7 @@ from bridge.audio.formats import AudioFormat, Encoding
 from bridge.audio.pace import Pace
 from bridge.audio.samples import linear
 from bridge.audio.sniff import sniff
-from bridge.audio.suspicion import FormatSuspicion
+from bridge.audio.suspicion import Budget, FormatSuspicion
 
 Notice = Callable[[str, str], None]
 """Told a warning's code and its sentence."""
@@ -84,10 +84,12 @@ _G711_SCALES: Final = {e: _Scale("<i2", int(table.min()), int(table.max())) for 
 class SignalMonitor:
     """Watches one session's audio. It costs some microseconds a message after the first seconds.
 
+    In those it judges the format, as far as the `budget` that sessions share allows (None: at once).
+
     `notice` is called from within `received` and `heard`, at most once for each code.
     """
 
-    def __init__(self, audio: AudioFormat, rate: int, notice: Notice) -> None:
+    def __init__(self, audio: AudioFormat, rate: int, notice: Notice, budget: Budget | None = None) -> None:
         declared = replace(audio, encoding=Encoding.PCM_S16LE) if audio.encoding is Encoding.AUTO else audio
         self._audio = declared
         self._sniffing = audio.encoding is Encoding.AUTO
@@ -97,7 +99,7 @@ class SignalMonitor:
         self._begun = False
         self._head = b""  # bytes that may still be a container's, or samples
         self._raw = declared.encoding.width is not None
-        self._suspicion = FormatSuspicion(declared)
+        self._suspicion = FormatSuspicion(declared, budget)
         self._pace = Pace(declared)
         self._cut = 0  # bytes at the start of the next message that belong to a frame of the one before
         scale = _G711_SCALES.get(declared.encoding) or _SCALES.get(declared.encoding, _PCM16)
@@ -121,7 +123,7 @@ class SignalMonitor:
             self._begin(found)
         if not self._raw:
             return
-        if not self._suspicion.done and (finding := self._suspicion.push(data)) is not None:
+        if not self._suspicion.done and (finding := self._suspicion.push(data, now)) is not None:
             self._pace.done = True  # what is wrong explains the number of bytes, too
             self._tell(*finding)
         if not self._pace.done and (finding := self._pace.push(len(data), now)) is not None:

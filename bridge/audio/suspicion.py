@@ -75,10 +75,32 @@ _HALFWAY: Final = 0.85
 _EVEN: Final = 0.9
 
 
+class Budget:
+    """How many blocks may be judged in a second, by all streams that share this: a thousand that begin together wait.
+
+    A token bucket (J. Turner, 1986) that holds a second's worth.
+    """
+
+    def __init__(self, blocks_per_second: float) -> None:
+        self._rate = blocks_per_second
+        self._left = blocks_per_second
+        self._at = -math.inf
+
+    def take(self, now: float) -> bool:
+        """Whether one may be judged now, in seconds of any steady clock; that one is counted."""
+        self._left = min(self._rate, self._left + self._rate * max(0.0, now - self._at))
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class FormatSuspicion:
     """Judges one stream of raw audio. `done` once there is nothing more to find out."""
 
-    def __init__(self, audio: AudioFormat) -> None:
+    def __init__(self, audio: AudioFormat, budget: Budget | None = None) -> None:
+        self._budget = budget
         declared = Encoding.PCM_S16LE if audio.encoding is Encoding.AUTO else audio.encoding
         self.done = declared.width is None
         self._declared = declared
@@ -92,11 +114,13 @@ class FormatSuspicion:
         self._bytes = np.zeros(256, np.int64)
         self._interleaving = _Interleaving()
 
-    def push(self, data: bytes) -> Finding | None:
-        """Take in the next bytes; what is wrong, once."""
+    def push(self, data: bytes, now: float = 0.0) -> Finding | None:
+        """Take in the next bytes, at so many seconds of the budget's clock; what is wrong, once."""
         if self.done:
             return None
         for block in self._excerpts.push(data):
+            if self._budget is not None and not self._budget.take(now):
+                continue
             if not self._take(block):
                 self._excerpts.uneventful()
             elif (finding := self._verdict()) is not None:
@@ -151,7 +175,8 @@ class FormatSuspicion:
             return "wrong_encoding", self._looks_like(best)
         if blocks < _ENOUGH and gain > -_CLEARLY:
             return None
-        self.done = gain <= _TIE and own < _CHANCE
+        # Right, or such that no reading explains it: more of it would cost as much and say no more.
+        self.done = gain <= _TIE or min(own, mean[best]) >= _CHANCE
         return self._other_faults(own, mean[best])
 
     def _other_faults(self, own: float, best: float) -> Finding | None:

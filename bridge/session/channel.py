@@ -171,8 +171,7 @@ class Channel:
 
     def paused(self, speech_until: int, position: int) -> None:
         """See `Listener`."""
-        # A stream that cannot be flushed is ended by a mark: not where the speech has its final already.
-        if self._engine.capabilities.flush or self._buffer.start < speech_until:
+        if self._buffer.start < speech_until:  # else the speech has its final, and the engine is left in peace
             self._buffer.flush(position)
 
     # Speech, as the client is told

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Collection
 from typing import Final
 
 from backends.base import BackendError, Fault
+from bridge.audio.suspicion import Budget
 from bridge.audio.vad.detector import VoiceDetectionError
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
@@ -22,6 +23,8 @@ from bridge.session.voice import VoicePolicy
 
 log = logging.getLogger(__name__)
 
+FORMAT_BLOCKS: Final = 40
+"""Stretches of audio a second whose format is doubted, of all sessions together: 50 ms of work, four to a session."""
 LAST_SECONDS: Final = 0.5
 """For sessions that are abandoned to say so to their clients."""
 
@@ -43,6 +46,7 @@ class SessionManager:
         self.engine = engine
         self.voice = voice
         self._denoise = denoise
+        self._format_budget = Budget(FORMAT_BLOCKS)
         self.limits = limits
         self.metrics = metrics
         self._max_sessions = max_sessions
@@ -115,6 +119,7 @@ class SessionManager:
                     language=language,
                     voice=self.voice,
                     denoise=self._denoise,
+                    format_budget=self._format_budget,
                 )
                 self._opened(session)
                 try:

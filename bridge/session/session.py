@@ -16,6 +16,7 @@ from typing import Final
 from bridge.audio.decode import Lanes, StreamDecoder
 from bridge.audio.denoise import DenoiseError, Denoiser, make_denoiser
 from bridge.audio.levels import SignalMonitor
+from bridge.audio.suspicion import Budget
 from bridge.audio.wavheader import strip_wav_header
 from bridge.errors import BridgeError
 from bridge.protocols.events import Ack, Closed, Error, Ready, Start
@@ -52,6 +53,7 @@ class Session:
         language: str,
         voice: VoicePolicy = VoicePolicy(),
         denoise: bool = False,
+        format_budget: Budget | None = None,
     ) -> None:
         self.id = session_id
         self.language = language
@@ -74,7 +76,7 @@ class Session:
         self._unavailable: list[tuple[str, str]] = []
         if start.vad is True and voice.detection is None:
             self._unavailable.append(("no_vad", "this server detects no voice activity: STT_VAD is off"))
-        self._monitor = SignalMonitor(start.audio, self._rate, self._warn)
+        self._monitor = SignalMonitor(start.audio, self._rate, self._warn, format_budget)
         self._denoisers = self._make_denoisers() if (denoise if start.denoise is None else start.denoise) else []
         self._channels = [
             Channel(
