@@ -29,6 +29,10 @@ TRIMMED_PACKETS: Final = 8
 """Packets at the end of which the last page may take something back: a page that takes more is wrongly marked."""
 LONGEST_LOSS: Final = 10.0
 """Seconds of silence in place of missing pages."""
+LONGEST_HEADER: Final = 4_096
+"""Bytes of the packet on a link's first page; every codec's is far shorter."""
+LATEST_START: Final = 2.0
+"""Seconds at the end of the first page of sound; a clock that shows more there began before the stream."""
 
 _REVERSED: Final = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
@@ -123,11 +127,14 @@ class OggReader:
         self._sequence = 0  # of the page that should come next
         self._granule = self._page_granules = 0
         self._until: int | None = None  # where its sound ends, in frames
+        self._from_start: bool | None = None  # whether its clock began with the sound; None: not known yet
+        self._disturbed = False  # something was missing: the next good page's clock says how much
         self._packet = bytearray()
         self._headless = False  # the beginning of the packet is lost
         # The page that is being read:
         self._parts: deque[tuple[int, bool]] = deque()  # bytes, and whether a packet ends there
         self._ours = False
+        self._page_end = 0  # its granule position
         self._sum = PageChecksum()
         self._stated_sum = 0
 
@@ -172,8 +179,16 @@ class OggReader:
             del data[:1]
             return True
         size = _HEADER.size + segments
+        if flags & _FIRST and self._begun:  # a wrong bit must not end the link that is heard
+            whole = size + sum(data[_HEADER.size : size])
+            short = whole - size <= LONGEST_HEADER
+            if short and len(data) < whole:
+                return False
+            if not short or _checksum(data[:whole]) != stated_sum:
+                del data[:1]
+                return True
         self._parts = _parts(data[_HEADER.size : size])
-        self._sum, self._stated_sum = PageChecksum(), stated_sum
+        self._sum, self._stated_sum, self._page_end = PageChecksum(), stated_sum, granule
         self._sum.add(data[:22] + bytes(4) + data[26:size])
         del data[:size]
         self._ours = self._is_ours(flags, serial)
@@ -193,6 +208,7 @@ class OggReader:
         self._serial, self._until = serial, None
         self._granule = self._page_granules = 0
         self._sequence = 0
+        self._from_start, self._disturbed = None, False
         self._packet.clear()
         return True
 
@@ -204,13 +220,14 @@ class OggReader:
             seconds = min(LONGEST_LOSS, missing * self._page_granules / self._track.rate)
             until = granule - self._page_granules - self._track.lead if granule > 0 else None
             self._ready.append(Lost(seconds, until))
+            self._disturbed = True
         if missing or bool(flags & _CONTINUED) != bool(self._packet):
             self._headless = bool(flags & _CONTINUED)
             self._packet.clear()
         if granule > 0:
             self._page_granules, self._granule = max(0, granule - self._granule), granule
-            if flags & _LAST and self._track is not None:
-                self._until = max(0, granule - self._track.lead)
+        ended = bool(flags & _LAST) and granule > 0 and self._track is not None
+        self._until = max(0, granule - self._track.lead) if ended and self._track is not None else None
 
     def _part(self) -> bool:
         """Take the next piece of a packet; False while it is incomplete."""
@@ -236,9 +253,22 @@ class OggReader:
                 self._take(bytes(self._packet))
             self._packet.clear()
             self._headless = False
-        if not self._parts and self._sum.value != self._stated_sum:
-            self._ready.append(Lost(0.0))
+        if not self._parts:
+            self._end_page()
         return True
+
+    def _end_page(self) -> None:
+        """Check the page, and set the sound right by its clock if something was missing before."""
+        if self._sum.value != self._stated_sum:
+            self._ready.append(Lost(0.0))
+            self._disturbed = True
+        elif self._track is not None and self._page_end > 0:
+            end = self._page_end - self._track.lead
+            if self._from_start is None:
+                self._from_start = end <= LATEST_START * self._track.rate
+            if self._disturbed and self._from_start:
+                self._ready.append(Lost(LONGEST_LOSS, end, is_damage=False))
+            self._disturbed = False
 
     def _take(self, packet: bytes) -> None:
         if self._track is None:
@@ -251,6 +281,13 @@ class OggReader:
         if context is not None and packet:
             last = sum(whole for _, whole in self._parts) < TRIMMED_PACKETS
             self._ready.append(CodedPacket(av.Packet(packet), context, self._until if last else None))
+
+
+def _checksum(page: bytes | bytearray) -> int:
+    """What the checksum of a whole page should be."""
+    checksum = PageChecksum()
+    checksum.add(page[:22] + bytes(4) + page[26:])
+    return checksum.value
 
 
 def _parts(table: bytes | bytearray) -> deque[tuple[int, bool]]:
