@@ -1,8 +1,8 @@
 """Silero's voice detector: one model and one thread for all sessions of the server.
 
-The frames that wait are judged together, as a batch. No timer gathers them: while one batch is judged the next one
-gathers by itself, so that a server with little to do answers at once, and one with much to do works in large batches,
-which cost half as much for each frame.
+The frames that wait are judged together, as a batch, which costs half as much for each frame. A server with little to
+do answers at once. Otherwise a batch begins `GATHER_SECONDS` after the last one began, or once it is full; a frame that
+comes alone costs more to hand over than to judge.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ MOST_STREAMS: Final = 64
 MOST_FRAMES: Final = 4
 """At most so many frames of so many streams are judged in one go: 15 ms, the longest that others wait for a turn."""
 
+GATHER_SECONDS: Final = 0.01
+"""Least time from the beginning of one batch to that of the next, unless it is full: a third of a frame. A hundred
+streams that send 20 ms at a time need a quarter less CPU for it."""
+
 Probabilities = list[list[float]]
 """Of each stream of a batch, those of its frames."""
 
@@ -49,7 +53,8 @@ class SileroDetection:
         self._model: SileroModel | None = None
         self._waiting: dict[SileroDetector, None] = {}  # in the order of their turns
         self._batch: asyncio.Future[Probabilities] | None = None
-        self._scheduled = False
+        self._scheduled: asyncio.Handle | None = None
+        self._next = 0.0  # when the next batch may begin
         self._failed = False
         self._closed = False
 
@@ -64,6 +69,8 @@ class SileroDetection:
         """Wait for the batch that is being judged, if any, and end the thread."""
         self._closed = True
         self._waiting.clear()
+        if self._scheduled is not None:
+            self._scheduled.cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
         if self._batch is not None:
             await asyncio.wait([self._batch])
@@ -85,13 +92,22 @@ class SileroDetection:
         self._waiting.pop(detector, None)
 
     def _schedule(self) -> None:
-        """Begin a batch when this turn of the loop is over: whoever else pushes in it is heard in the same batch."""
-        if self._waiting and self._batch is None and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._begin)
+        """Begin a batch when its time has come, at least when this turn of the loop is over."""
+        if not self._waiting or self._batch is not None:
+            return
+        full = len(self._waiting) >= MOST_STREAMS
+        if self._scheduled is None:
+            at_once = full or self._loop.time() >= self._next
+            self._scheduled = (
+                self._loop.call_soon(self._begin) if at_once else self._loop.call_at(self._next, self._begin)
+            )
+        elif full:
+            self._scheduled.cancel()
+            self._scheduled = self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
-        self._scheduled = False
+        self._scheduled = None
+        self._next = self._loop.time() + GATHER_SECONDS
         if self._model is None or self._closed or not self._waiting:
             return
         turns = []
