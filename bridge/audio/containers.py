@@ -17,6 +17,7 @@ import greenlet
 from bridge.audio.codec import DECODERS, CodedPacket, Found, Lost, Turn, reason
 from bridge.audio.formats import Encoding
 from bridge.audio.mp4 import Mp4Filter
+from bridge.audio.packets import amr_context
 from bridge.errors import BridgeError
 
 DEMUXERS: Final = {
@@ -59,6 +60,7 @@ class ContainerReader:
         self._hungry = True  # it waits for bytes, and has no packet in what it was given
         self._filter = Mp4Filter() if encoding is Encoding.MP4 else None
         self._unfiltered = b""
+        self._damaged = 0  # places that the filter told of, and have been passed on
 
     def push(self, data: bytes) -> None:
         """Take in one message."""
@@ -80,6 +82,9 @@ class ContainerReader:
         if self._filter is not None and self._unfiltered:
             data, self._unfiltered = self._unfiltered, b""
             self._feed.push(self._filter.filter(data))
+        if self._filter is not None and self._damaged < self._filter.damaged:
+            self._damaged += 1
+            return Lost(0.0)  # the clock of what follows says how much
         if self._hungry and not self._feed.ready:
             return None
         self._feed.allowance = TURN_BYTES
@@ -190,6 +195,8 @@ def _packets(container: av.container.InputContainer) -> Iterator[CodedPacket | L
         if context is None or context.name not in DECODERS:
             unknown.append("unknown" if context is None else context.name)
             continue
+        if context.name in {"amrnb", "amrwb"}:
+            context = amr_context(wide=context.name == "amrwb")
         context.thread_count = 1
         end: float | None = None  # of the packet before, in seconds
         for packet in container.demux(stream):

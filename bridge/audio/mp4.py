@@ -7,6 +7,7 @@ and the counts in the others are checked.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import Final
@@ -21,6 +22,14 @@ BYTES_OF_A_SAMPLE: Final = 4
 """At least, over all, with its row in the index: FFmpeg remembers every sample of all fragments."""
 
 _TOP: Final = frozenset({b"ftyp", b"styp", b"moov", b"moof", b"mdat"})
+_INDEXES: Final = frozenset({b"moov", b"moof"})
+_ALSO_TOP: Final = frozenset(
+    {b"free", b"skip", b"wide", b"sidx", b"ssix", b"emsg", b"prft", b"mfra", b"meta", b"uuid", b"udta", b"pdin"}
+)
+"""What stands beside them, and is not needed. Any other name is taken for damage, once sound has come."""
+_IN_FRAGMENT: Final = frozenset({b"mfhd", b"traf", b"meta", b"pssh", b"uuid", b"free", b"skip"})
+_FRAGMENT: Final = re.compile(rb"moof....mfhd", re.DOTALL)
+_FRAGMENT_BYTES: Final = 12
 _CHILDREN: Final = {
     b"moov": frozenset({b"mvhd", b"trak", b"mvex"}),
     b"trak": frozenset({b"tkhd", b"edts", b"mdia"}),
@@ -37,9 +46,16 @@ _RUN_FIELDS: Final = 0x0F00
 
 
 class Mp4Filter:
-    """Passes boxes on as they arrive; an index once it is whole."""
+    """Passes boxes on as they arrive; an index once it is whole.
+
+    After damage in a fragmented file it goes on with the next fragment.
+    """
 
     def __init__(self) -> None:
+        self.damaged = 0
+        """Places where fragments were lost, so far."""
+        self._indexed = self._fragmented = False  # `moov` has come, a fragment has come
+        self._lost = False  # looking for the next fragment
         self._held = bytearray()
         self._passing: int | None = 0  # bytes of a box that are passed on as they are; None: all that come
         self._taken = 0  # bytes so far
@@ -62,9 +78,31 @@ class Mp4Filter:
                 if self._passing is not None:
                     self._passing -= size
                 continue
+            if self._lost:
+                passed += self._skip_to_fragment()
+                if self._lost:
+                    break
             if not self._box():
                 break
         return bytes(passed)
+
+    def _lose(self, name: bytes) -> bool:
+        """Here is no box that can be: where fragments have come, another will."""
+        if not self._fragmented:
+            raise _broken(name)
+        self.damaged += 1
+        self._lost = True
+        return True
+
+    def _skip_to_fragment(self) -> bytes:
+        """Step to the next fragment. What is stepped over becomes a box that says nothing: places in the file count."""
+        found = _FRAGMENT.search(self._held, 5)  # not the one that was broken
+        step = found.start() - 4 if found else max(0, len(self._held) - 4 - _FRAGMENT_BYTES)
+        self._lost = found is None
+        if not found and step < 8:
+            return b""
+        del self._held[:step]
+        return struct.pack(">I4s", step, b"free") + bytes(step - 8) if step >= 8 else b""
 
     def _box(self) -> bool:
         """Look at the next box; False while too little of it has come."""
@@ -75,20 +113,42 @@ class Mp4Filter:
         if size == 1:
             (size,) = struct.unpack_from(">Q", self._held, 8)
             header = 16
-        if size == 0:
-            self._passing = None
-            return True
-        if size < header:
-            raise _broken(name)
+        broken = 0 < size < header or (name in _INDEXES and size > LARGEST_INDEX)
+        if broken or (self._fragmented and (size == 0 or name not in _TOP | _ALSO_TOP)):
+            return self._lose(name)
+        if name == b"mdat" and not self._indexed and size != header:
+            raise BridgeError(
+                "undecodable_audio",
+                "the mp4 audio has its index at its end, so it cannot be heard as it comes; "
+                'write it in fragments, or with its index in front ("faststart")',
+            )
         if name not in _TOP:
             self._held[4:8] = b"free"
-        if name in {b"moov", b"moof"}:
-            if size > LARGEST_INDEX:
-                raise _broken(name)
-            if len(self._held) < size:
-                return False
+        if name in _INDEXES and size:
+            return self._whole_index(name, header, size)
+        self._passing = size or None
+        return True
+
+    def _whole_index(self, name: bytes, header: int, size: int) -> bool:
+        """Pass an index on, once it is whole; False while it is not."""
+        if len(self._held) < size:
+            return self._lose(name) if name == b"moof" and not self._may_be_fragment(header) else False
+        try:
             self._index(name, header, size)
+        except BridgeError:
+            return self._lose(name)
+        self._indexed = True
+        self._fragmented |= name == b"moof"
         self._passing = size
+        return True
+
+    def _may_be_fragment(self, at: int) -> bool:
+        """Whether what has come of a fragment holds what fragments hold: a wrong size would be waited for in vain."""
+        while at + 8 <= len(self._held):
+            size, name = struct.unpack_from(">I4s", self._held, at)
+            if size < 8 or name not in _IN_FRAGMENT:
+                return False
+            at += size
         return True
 
     def _index(self, name: bytes, start: int, end: int) -> None:

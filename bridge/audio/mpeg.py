@@ -26,7 +26,10 @@ _MP3_KBITS: Final = {
 _MP3_RATES: Final = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _MP3_TAGS: Final = (b"Xing", b"Info")
 """In a first frame that says how long the file is, and holds no sound."""
-_ID3: Final = b"ID3"
+ID3: Final = b"ID3"
+ID3_HEADER: Final = 10
+_END_TAGS: Final = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
+"""ID3v1, APE and Lyrics3 tags, and the foot of an ID3 tag, behind the last frame: no damage."""
 
 FrameSize = Callable[[bytes | bytearray, int], int | None]
 """Bytes of the frame at a place in the data; 0: none begins there; None: too few bytes to tell."""
@@ -89,11 +92,11 @@ class FrameReader:
             return None
         for _ in range(TURN_PLACES):
             size = self._frame_size(self._data, 0)
-            if size == 0:
+            if size == 0 and not self._tag_begins():
                 if self._lose():
                     return Lost()
                 continue
-            if size is None or size > len(self._data):
+            if not size or size > len(self._data):
                 return None
             if not self._synchronized:
                 match self._frame_size(self._data, size):
@@ -112,28 +115,41 @@ class FrameReader:
 
     def _lose(self) -> bool:
         """Go on to where a frame may begin; whether this is the first time since one did."""
-        if self._data.startswith(_ID3) and len(self._data) >= 10:
-            self._skip = _tag_size(self._data)
+        if self._data.startswith(ID3) and len(self._data) >= ID3_HEADER:
+            self._skip = tag_size(self._data)
             self._tag_skipped()
             return False
+        lost = self._synchronized and not self._data.startswith(_END_TAGS)
         at = self._data.find(b"\xff", 1)
         del self._data[: at if at > 0 else len(self._data)]
-        lost, self._synchronized = self._synchronized, False
+        self._synchronized = False
         return lost
+
+    def _tag_begins(self) -> bool:
+        """Whether more bytes must tell if a tag is here."""
+        head = bytes(self._data[:12])
+        return (
+            self._synchronized
+            and not self._finished
+            and (
+                any(tag != head and tag.startswith(head) for tag in (*_END_TAGS, ID3))
+                or (head.startswith(ID3) and len(head) < ID3_HEADER)
+            )
+        )
 
     def _tag_skipped(self) -> bool:
         """Step over a tag in front of the frames; False while it is incomplete."""
-        if not self._begun and not self._skip and self._data[:3] == _ID3[: len(self._data)]:
-            if len(self._data) < 10:
+        if not self._begun and not self._skip and self._data[:3] == ID3[: len(self._data)]:
+            if len(self._data) < ID3_HEADER:
                 return False
-            self._skip = _tag_size(self._data)
+            self._skip = tag_size(self._data)
         step = min(self._skip, len(self._data))
         del self._data[:step]
         self._skip -= step
         return not self._skip
 
 
-def _tag_size(data: bytes | bytearray) -> int:
+def tag_size(data: bytes | bytearray) -> int:
     """Bytes of an ID3 tag with its header (ID3v2.4, 3.1); in its size each byte has seven bits."""
     size = 0
     for byte in data[6:10]:

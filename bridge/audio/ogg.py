@@ -194,6 +194,8 @@ class OggReader:
         self._ours = self._is_ours(flags, serial)
         if self._ours:
             self._place(flags, granule, sequence)
+            if not self._parts:
+                self._end_page()
         return True
 
     def _is_ours(self, flags: int, serial: int) -> bool:
@@ -236,16 +238,27 @@ class OggReader:
             step = min(size, len(self._data))
             del self._data[:step]
             self._parts[0] = (size - step, whole)
-            if step < size:
-                return False
-        if len(self._data) < size and self._ours:
+            if step == size:
+                self._parts.popleft()
+            return step == size
+        inside = self._data.find(MAGIC, 0, size + len(MAGIC) - 1)
+        if len(self._data) < (size if inside < 0 else inside + _HEADER.size):
+            return False
+        if inside >= 0 and _HEADER.unpack_from(self._data, inside)[4] == self._serial:
+            self._break_off(inside)
+            return True
+        if len(self._data) < size:
             return False
         self._parts.popleft()
-        if not self._ours:
-            return True
         piece = self._data[:size]
         del self._data[:size]
         self._sum.add(piece)
+        self._assemble(piece, whole=whole)
+        if not self._parts:
+            self._end_page()
+        return True
+
+    def _assemble(self, piece: bytearray, *, whole: bool) -> None:
         if not self._headless:
             self._packet += piece
         if whole:
@@ -253,9 +266,15 @@ class OggReader:
                 self._take(bytes(self._packet))
             self._packet.clear()
             self._headless = False
-        if not self._parts:
-            self._end_page()
-        return True
+
+    def _break_off(self, size: int) -> None:
+        """The next page begins inside of this one, which is shorter than it says."""
+        del self._data[:size]
+        self._parts.clear()
+        self._packet.clear()
+        self._headless = False
+        self._ready.append(Lost(0.0))
+        self._disturbed = True
 
     def _end_page(self) -> None:
         """Check the page, and set the sound right by its clock if something was missing before."""

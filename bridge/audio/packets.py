@@ -38,10 +38,7 @@ class AmrReader:
     def __init__(self, *, wide: bool) -> None:
         self._magic = AMR_MAGIC[wide]
         self._sizes = AMR_FRAME_SIZES[wide]
-        # OpenCORE's decoders know comfort noise, in which telephones send every pause; FFmpeg's own do not.
-        names = ("libopencore_amrwb", "amrwb") if wide else ("libopencore_amrnb", "amrnb")
-        name = next(name for name in names if name in av.codecs_available)
-        self._context = create_context(name, 16_000 if wide else 8_000, 1)
+        self._context = amr_context(wide=wide)
         self._data = b""
         self._at = 0
         self._begun = False
@@ -97,6 +94,13 @@ class AmrReader:
             return False
         self._begun = True
         return True
+
+
+def amr_context(*, wide: bool) -> AudioCodecContext:
+    """OpenCORE's decoders know comfort noise, in which telephones send every pause; FFmpeg's own do not."""
+    names = ("libopencore_amrwb", "amrwb") if wide else ("libopencore_amrnb", "amrnb")
+    name = next(name for name in names if name in av.codecs_available)
+    return create_context(name, 16_000 if wide else 8_000, 1)
 
 
 class G722Reader:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Final
 
 from bridge.audio.formats import Encoding
-from bridge.audio.mpeg import adts_frame_size, mp3_frame_size
+from bridge.audio.mpeg import ID3, ID3_HEADER, adts_frame_size, mp3_frame_size, tag_size
 from bridge.audio.sound import Sound, SoundSource
+from bridge.errors import BridgeError
 
 _MAGIC: Final = (
     (Encoding.WAV, ((0, b"RIFF"), (8, b"WAVE"))),
@@ -30,8 +31,26 @@ _MAGIC: Final = (
     (Encoding.MP4, ((0, b"\0"), (4, b"moof"))),
 )
 
+_FOREIGN: Final = (
+    ("AIFF", ((0, b"FORM"), (8, b"AIF"))),
+    ("AVI", ((0, b"RIFF"), (8, b"AVI "))),
+    ("big-endian WAV", ((0, b"RIFX"), (8, b"WAVE"))),
+    ("Wave64", ((0, b"riff\x2e\x91\xcf\x11"),)),
+    ("CAF", ((0, b"caff\0\1"),)),
+    ("Sun's AU", ((0, b".snd\0\0"),)),
+    ("WMA", ((0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),)),
+    ("WavPack", ((0, b"wvpk"),)),
+    ("Monkey's Audio", ((0, b"MAC "),)),
+    ("FLV", ((0, b"FLV\1"),)),
+)
+"""Names of what would be noise if it were taken for samples."""
+
 CONSISTENT_FRAMES: Final = 3
 """Headers in a row that make a stream of MP3 or ADTS."""
+MOST_TAGS: Final = 16
+"""ID3 tags in a row that are stepped over to see what they belong to."""
+LONGEST_TAG: Final = 16 * 2**20
+"""Bytes of these."""
 
 
 def sniff(head: bytes, *, whole: bool = False) -> Encoding | None:
@@ -40,11 +59,11 @@ def sniff(head: bytes, *, whole: bool = False) -> Encoding | None:
     With `whole` no more will come.
     """
     undecided = False
-    for encoding, parts in _MAGIC:
-        seen = [(head[at : at + len(magic)], magic) for at, magic in parts]
-        if all(found == magic for found, magic in seen):
+    for encoding, parts in (*_MAGIC, *((Encoding.PCM_S16LE, parts) for _, parts in _FOREIGN)):
+        match = _begins(head, parts)
+        if match:
             return encoding
-        undecided |= all(magic.startswith(found) for found, magic in seen)
+        undecided |= match is None
     for encoding, frame_size in ((Encoding.MP3, mp3_frame_size), (Encoding.AAC, adts_frame_size)):
         frames, at = 0, 0
         while frames < CONSISTENT_FRAMES and (size := frame_size(head, at)) and _alike(head, at):
@@ -55,6 +74,19 @@ def sniff(head: bytes, *, whole: bool = False) -> Encoding | None:
     return None if undecided and not whole else Encoding.PCM_S16LE
 
 
+def foreign(head: bytes) -> str | None:
+    """The name of what begins so and is neither samples nor supported."""
+    return next((name for name, parts in _FOREIGN if _begins(head, parts)), None)
+
+
+def _begins(head: bytes, parts: tuple[tuple[int, bytes], ...]) -> bool | None:
+    """Whether all of these stand there; None if more bytes must tell."""
+    seen = [(head[at : at + len(magic)], magic) for at, magic in parts]
+    if all(found == magic for found, magic in seen):
+        return True
+    return None if all(magic.startswith(found) for found, magic in seen) else False
+
+
 def _alike(head: bytes, at: int) -> bool:
     """Whether the header there says the same as the first of version, layer, rate and (ADTS) profile."""
     return head[at + 1] == head[1] and head[at + 2] & 0x0C == head[2] & 0x0C
@@ -63,12 +95,17 @@ def _alike(head: bytes, at: int) -> bool:
 class SniffedSource:
     """Audio whose encoding its first bytes tell. Holds these, then gives them to the decoder that is made of it.
 
+    An ID3 tag says nothing of what it belongs to: MP3, mostly, but also ADTS and FLAC. It is stepped over.
+
     `choose` is told the encoding and the first bytes, and may refuse it with a `BridgeError`.
     """
 
     def __init__(self, choose: Callable[[Encoding], SoundSource]) -> None:
         self._choose = choose
         self._head = b""
+        self._tag = b""  # the header of the last one
+        self._tags = self._tag_bytes = 0
+        self._skip = 0  # bytes of a tag that have not come
         self._finished = False
         self._source: SoundSource | None = None
 
@@ -88,7 +125,13 @@ class SniffedSource:
     def read(self) -> Sound | None:
         """The next piece, once the encoding is known."""
         if self._source is None:
+            if not self._tags_skipped():
+                return None
             encoding = sniff(self._head, whole=self._finished)
+            if encoding is Encoding.PCM_S16LE and (name := foreign(self._head)):
+                raise BridgeError("unsupported_audio", f"the audio begins like {name}, which is not supported")
+            if encoding is Encoding.PCM_S16LE and self._tags:
+                encoding = Encoding.MP3  # damage, perhaps, between the tag and the first frame
             if encoding is None or not self._head:
                 return None
             self._source = self._choose(encoding)
@@ -97,6 +140,27 @@ class SniffedSource:
             if self._finished:
                 self._source.finish()
         return self._source.read()
+
+    def _tags_skipped(self) -> bool:
+        """Step over tags; False while one is incomplete."""
+        while True:
+            step = min(self._skip, len(self._head))
+            self._head = self._head[step:]
+            self._skip -= step
+            if self._finished and self._tags and not self._head:
+                self._head, self._skip = self._tag, 0  # nothing but tags
+                return True
+            if self._skip:
+                return False
+            if not self._head.startswith(ID3):
+                return self._finished or not self._tags or not ID3.startswith(self._head)
+            if len(self._head) < ID3_HEADER:
+                return self._finished
+            size = tag_size(self._head)
+            if self._tags == MOST_TAGS or self._tag_bytes + size > LONGEST_TAG:
+                return True
+            self._tag = self._head[:ID3_HEADER]
+            self._tags, self._tag_bytes, self._skip = self._tags + 1, self._tag_bytes + size, size
 
     def close(self) -> None:
         """Close the decoder; forget what is held."""

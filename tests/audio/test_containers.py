@@ -229,7 +229,7 @@ def test_endless_data_without_sound_ends(monkeypatch: pytest.MonkeyPatch) -> Non
     """A box that says it is huge."""
     monkeypatch.setattr("bridge.audio.codec.FRUITLESS_BYTES", 300_000)
     decoder = StreamDecoder(AudioFormat(Encoding.MP4), RATE)
-    decoder.push(b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + b"\x7f\xff\xff\xff" + b"mdat")
+    decoder.push(b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + b"\x7f\xff\xff\xff" + b"free")
     with pytest.raises(BridgeError, match="no sound in the last 3") as caught:
         for _ in range(40):
             decoder.push(bytes(10_000))
