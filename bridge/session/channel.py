@@ -129,9 +129,9 @@ class Channel:
 
     def flush(self) -> None:
         """Finalize what was said so far."""
-        if self._voice is None or self._buffer.gate is None:
-            self._buffer.flush()
-        else:
+        # At once: what is sent behind it may pass before the detector has judged what lies before it.
+        self._buffer.flush()
+        if self._voice is not None and self._buffer.gate is not None:
             position = self._buffer.end
             self._voice.decide(position, lambda: self._mark(position))
 
