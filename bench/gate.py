@@ -21,10 +21,9 @@ from typing import Final, Self
 
 import numpy as np
 
-from bench.accuracy import known_files
+from bench.accuracy import decoded, known_files
 from bench.noises import NOISES, RATE, Signal, at_level, to_pcm16
 from bridge.app import open_manager, session_limits
-from bridge.audio.decode import StreamDecoder
 from bridge.audio.files import open_audio
 from bridge.audio.formats import AudioFormat, Encoding
 from bridge.commands.transcribe import transcribe, without_clock
@@ -59,16 +58,7 @@ class Conversation:
 def signal(path: Path) -> Signal:
     """A file at 16 kHz."""
     with open_audio(str(path)) as source:
-        decoder = StreamDecoder(source.format, RATE)
-        parts = []
-        for chunk in source.chunks(1_000):
-            decoder.push(chunk)
-            while lanes := decoder.read():
-                parts.append(lanes[0])
-        decoder.finish()
-        while lanes := decoder.read():
-            parts.append(lanes[0])
-    return np.frombuffer(b"".join(parts), "<i2") / 32_768
+        return np.frombuffer(decoded(source.format, source.chunks(1_000)), "<i2") / 32_768
 
 
 def conversations(longest: float, seed: int = 1) -> Iterator[Conversation]:

@@ -6,9 +6,16 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests import wire
+
+# The same examples everywhere, so that nobody's change fails on a case it has not touched. New cases are looked for by
+# `pytest --hypothesis-profile explore`.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=5_000)
+hypothesis.settings.load_profile("same")
 
 Spawn = Callable[..., wire.Process]
 

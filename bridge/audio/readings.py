@@ -9,7 +9,7 @@ when read rightly, too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.audio.formats import Encoding
-from bridge.audio.samples import linear
+from bridge.audio.samples import TYPES, linear
 
 Values = npt.NDArray[np.float64]
 
@@ -47,21 +47,6 @@ _TONE_STEPS: Final = 4_096
 READABLE: Final = tuple(encoding for encoding in Encoding if encoding.width is not None)
 """Every encoding whose bytes can be read as samples."""
 FLOATS: Final = frozenset({Encoding.PCM_F32LE, Encoding.PCM_F32BE, Encoding.PCM_F64LE, Encoding.PCM_F64BE})
-
-_FLOAT_TYPES: Final[Mapping[Encoding, str]] = {
-    Encoding.PCM_F32LE: "<f4",
-    Encoding.PCM_F32BE: ">f4",
-    Encoding.PCM_F64LE: "<f8",
-    Encoding.PCM_F64BE: ">f8",
-}
-_INTEGER_TYPES: Final[Mapping[Encoding, str]] = {
-    Encoding.PCM_S8: "i1",
-    Encoding.PCM_U8: "u1",
-    Encoding.PCM_S16LE: "<i2",
-    Encoding.PCM_S16BE: ">i2",
-    Encoding.PCM_S32LE: "<i4",
-    Encoding.PCM_S32BE: ">i4",
-}
 
 
 def _companded(encoding: Encoding) -> Values:
@@ -117,14 +102,14 @@ def read(encoding: Encoding, data: bytes) -> Reading | None:
         padded[:, 1:] = triples if encoding is Encoding.PCM_S24LE else triples[:, ::-1]
         samples = padded.view("<i4").reshape(-1) >> 8
     else:
-        samples = np.frombuffer(data, _INTEGER_TYPES[encoding]).astype(np.int32)
+        samples = np.frombuffer(data, TYPES[encoding]).astype(np.int32)
     unused = _unused_bits(samples)
     return Reading(encoding, (samples >> unused).astype(np.float64), float(1 << (8 * width - 1 - unused)), unused)
 
 
 def _floats(encoding: Encoding, data: bytes) -> Reading | None:
     with np.errstate(invalid="ignore"):  # some of what is not a number complains when it is copied
-        values = np.frombuffer(data, _FLOAT_TYPES[encoding]).astype(np.float64)
+        values = np.frombuffer(data, TYPES[encoding]).astype(np.float64)
     size = np.abs(values)
     usual = (size == 0) | ((size > _SMALLEST_FLOAT) & (size < _LARGEST_INTEGER))  # what is not a number is neither
     if not len(values) or np.mean(usual) < 1 - _ODD_SHARE:

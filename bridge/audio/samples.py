@@ -28,7 +28,7 @@ def _alaw_table() -> Int16:
 
 _TABLES: Final = {Encoding.MULAW: _mulaw_table(), Encoding.ALAW: _alaw_table()}
 
-_TYPES: Final = {
+TYPES: Final = {
     Encoding.PCM_S8: "i1",
     Encoding.PCM_U8: "u1",
     Encoding.PCM_S16LE: "<i2",
@@ -40,6 +40,7 @@ _TYPES: Final = {
     Encoding.PCM_F64LE: "<f8",
     Encoding.PCM_F64BE: ">f8",
 }
+"""numpy's names, where it has one."""
 
 
 def linear(encoding: Encoding, data: bytes) -> Float32 | Int16:  # noqa: PLR0911 - one for each kind of sample
@@ -49,7 +50,7 @@ def linear(encoding: Encoding, data: bytes) -> Float32 | Int16:  # noqa: PLR0911
             return _TABLES[encoding][np.frombuffer(data, np.uint8)]
         case Encoding.PCM_S24LE | Encoding.PCM_S24BE:
             return _of_24_bits(data, big=encoding is Encoding.PCM_S24BE)
-    samples = np.frombuffer(data, _TYPES[encoding])
+    samples = np.frombuffer(data, TYPES[encoding])
     match samples.dtype.kind, samples.itemsize:
         case "f", _:
             return bounded(samples)

@@ -41,7 +41,7 @@ _FOREIGN: Final = (
     ("WMA", ((0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),)),
     ("WavPack", ((0, b"wvpk"),)),
     ("Monkey's Audio", ((0, b"MAC "),)),
-    ("FLV", ((0, b"FLV\1"),)),
+    ("FLV", ((0, b"FLV\1"), (5, b"\0\0\0\x09"))),
 )
 """Names of what would be noise if it were taken for samples."""
 

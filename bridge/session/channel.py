@@ -133,7 +133,7 @@ class Channel:
         self._buffer.flush()
         if self._voice is not None and self._buffer.gate is not None:
             position = self._buffer.end
-            self._voice.decide(position, lambda: self._mark(position))
+            self._voice.decide(position, lambda: self._decided(position))
 
     def close(self) -> None:
         """No more audio: finalize every remaining word."""
@@ -148,12 +148,10 @@ class Channel:
             self._voice.close()
         self._buffer.close()
 
-    def _mark(self, position: int) -> None:
-        """Everything before `position` was decided; if all of it is final already, the client is told."""
+    def _decided(self, position: int) -> None:
+        """Everything before the mark at `position` was decided; if all of it is final already, the client is told."""
         if self._buffer.start >= position:
             self._advanced()
-        else:
-            self._buffer.flush(position)
 
     # What `Voice` tells
 

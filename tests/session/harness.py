@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from backends.base import AsyncBackend, BlockingBackend, Capabilities, RecognitionConfig, Result, Word
+from backends.base import AsyncBackend, BackendError, BlockingBackend, Capabilities, RecognitionConfig, Result, Word
 from backends.scripted import Script, ScriptedBackend, ScriptedFault, ScriptedOptions
 from bridge.audio.vad.detector import Heard
 from bridge.protocols.events import Ack, Closed, ServerEvent, Start
@@ -163,6 +163,24 @@ def lasting_numbers(events: list[ServerEvent]) -> list[int]:
 def markers(*faults: ScriptedFault, kind: Any = ScriptedBackend) -> Any:
     """The marker engine with these faults."""
     return kind(ScriptedOptions(mode="markers"), Script(faults=faults))
+
+
+def limited(seconds: float) -> Any:
+    """Words as the marker engine hears them; refuses audio past its limit, as Google does."""
+
+    async def recognize(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        async def watched() -> AsyncIterator[bytes]:
+            given = 0
+            async for chunk in audio:
+                given += len(chunk) // 2
+                if given > seconds * config.sample_rate:
+                    raise BackendError("too long", code="stream_limit", retryable=True)
+                yield chunk
+
+        async for result in markers().recognize(config, watched()):
+            yield result
+
+    return recognize
 
 
 class FunctionEngine(AsyncBackend):

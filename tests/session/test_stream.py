@@ -15,25 +15,7 @@ from backends.scripted import marker_audio
 from bridge.protocols.events import Final, Partial, Start
 from bridge.session.limits import SessionLimits
 from bridge.session.stream import UNHEARD, Experience, without_cut_word
-from tests.session.harness import FunctionEngine, Running, markers, session_on, words
-
-
-def limited(seconds: float) -> Any:
-    """Words as the marker engine hears them; refuses audio past its limit, as Google does."""
-
-    async def recognize(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
-        async def watched() -> AsyncIterator[bytes]:
-            given = 0
-            async for chunk in audio:
-                given += len(chunk) // 2
-                if given > seconds * config.sample_rate:
-                    raise BackendError("too long", code="stream_limit", retryable=True)
-                yield chunk
-
-        async for result in markers().recognize(config, watched()):
-            yield result
-
-    return recognize
+from tests.session.harness import FunctionEngine, Running, limited, markers, session_on, words
 
 
 def final_words(running: Running) -> list[Word]:

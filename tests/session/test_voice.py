@@ -25,7 +25,7 @@ from bridge.audio.vad.webrtc import WebrtcDetection
 from bridge.protocols.events import Final, SpeechEnded, SpeechStarted, Start
 from bridge.session.limits import SessionLimits
 from bridge.session.voice import VoicePolicy
-from tests.session.harness import NEVER, FunctionEngine, NonzeroDetection, Running, markers, session_on
+from tests.session.harness import NEVER, FunctionEngine, NonzeroDetection, Running, limited, markers, session_on
 
 RATE = 16_000
 
@@ -85,24 +85,6 @@ async def send(running: Running, audio: bytes, chance: random.Random, most: int 
         size = 2 * chance.randint(1, max(1, chance.choice([320, 3_200, most]) // 2))
         await running.send(audio[at : at + size], frame=size)
         at += size
-
-
-def limited(seconds: float) -> Any:
-    """Words as the marker engine hears them; refuses audio past its limit, as Google does."""
-
-    async def recognize(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
-        async def watched() -> AsyncIterator[bytes]:
-            given = 0
-            async for chunk in audio:
-                given += len(chunk) // 2
-                if given > seconds * config.sample_rate:
-                    raise BackendError("too long", code="stream_limit", retryable=True)
-                yield chunk
-
-        async for result in markers().recognize(config, watched()):
-            yield result
-
-    return recognize
 
 
 ENGINES: dict[str, Callable[..., Any]] = {
@@ -422,6 +404,36 @@ async def test_what_the_gate_holds_back_is_no_backlog(seconds: float, flush: boo
         running.session.stop()
     assert_heard(running, expected)
     assert len(lazy.opened) < 10
+
+
+async def test_a_flush_cuts_where_it_was_asked_for_however_much_is_sent_behind_it() -> None:
+    """The detector answers later than the audio behind the flush comes; the open gate lets that pass."""
+    flushed: list[int] = []
+
+    async def count(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        given = 0
+        async for chunk in audio:
+            given += len(chunk) // 2
+            if not chunk:
+                flushed.append(given)
+                yield Result("", True, 0, given / RATE)
+        yield Result("", True, 0, given / RATE)
+
+    voice = gated(1.0)
+    detection = voice.detection
+    assert isinstance(detection, NonzeroDetection)
+    speech = np.full(RATE // 4, 1_000, "<i2").tobytes()
+    async with session_on(FunctionEngine(count, flush=True), voice=voice) as running:
+        await running.send(speech)
+        await running.until(SpeechStarted)
+        detection.lateness = lambda: NEVER
+        await running.send(speech)
+        running.session.flush()
+        await running.send(speech)
+        detection.lateness = lambda: None
+        detection.answer()
+        running.session.stop()
+    assert flushed == [len(speech)]
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100])
