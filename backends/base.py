@@ -19,6 +19,8 @@ What a stream may rely on, and what it owes:
 - A final with empty text says that its stretch holds no speech. An engine that hears its own endpoints
   sends one every few seconds of silence, so that the bridge need not keep that audio for a replay.
 - A partial with empty text says that speech has begun at `start`, before its words are known.
+- What a partial calls `committed` stays: what the stream says later begins with it, in partials and finals. A final
+  may close a part of it; the next result then begins with the rest.
 - Closing the generator (`aclose()`, `close()`) or cancelling the task ends the stream at once; engines
   release what the stream held in `finally`.
 - Anything raised to the bridge is a `BackendError`. No SDK's exception leaves its engine's file.
@@ -28,19 +30,22 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 FLUSH: Final = b""
 """The mark in the audio that asks for a final of everything so far. Test for it with `if not chunk`."""
 
+DETECT: Final = "auto"
+"""As the language of a stream: whichever is spoken. Only engines that declare `detects_language` ever see it."""
+
 
 @dataclass(frozen=True, slots=True)
 class RecognitionConfig:
     """What one backend stream is asked for.
 
-    `language` is a BCP 47 tag. `phrases` are words or short phrases that are likely to be said. `start` is
+    `language` is a BCP 47 tag, or `DETECT`. `phrases` are words or short phrases that are likely to be said. `start` is
     the session time, in seconds, of the stream's first sample and `attempt` counts the streams that the
     session opened before this one: both are 0 unless the session re-opened its backend. Result times are
     seconds from the stream's own first sample all the same. `silence_seconds` is the silence that the session wants
@@ -74,7 +79,9 @@ class Result:
     """A hypothesis for the stretch of audio from `start` to `end` (seconds from the stream's first sample).
 
     `stability` (0 to 1, partials only) says how likely the text is to stay, `confidence` (0 to 1, finals
-    only) how likely it is to be right; None where the engine cannot say.
+    only) how likely it is to be right; None where the engine cannot say. `committed` (partials only) is how many
+    characters of the text, from its beginning, no later result of the stream changes; None where the engine makes no
+    such promise. `language` is a BCP 47 tag, in particular where the engine detected it.
     """
 
     text: str
@@ -85,13 +92,15 @@ class Result:
     stability: float | None = None
     confidence: float | None = None
     language: str | None = None
+    committed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What an engine can do, as data: the bridge reads this and never asks which engine it holds.
 
-    `languages` are BCP 47 tags, empty for "any"; `sample_rates` in Hz, the preferred one first;
+    `languages` are BCP 47 tags, empty for "any"; `detects_language`: it also takes `DETECT`, and says in each final
+    which language it was; `sample_rates` in Hz, the preferred one first;
     `max_stream_seconds` is the longest that one stream lasts, of audio or by the clock (None: no limit);
     `max_streams` is how many streams the loaded engine carries at once in real time (None: no limit of its own).
 
@@ -113,6 +122,7 @@ class Capabilities:
     idle_seconds: float | None = None
     answer_seconds: float | None = None
     metered: bool = False
+    detects_language: bool = False
 
 
 class Fault(enum.Enum):
@@ -176,6 +186,29 @@ class Backend(ABC):
         """
         return None
 
+    @property
+    def collectors(self) -> Sequence[Any]:
+        """Prometheus collectors (`prometheus_client.registry.Collector`) to show beside the bridge's own metrics.
+
+        Asked once, before `load`. Register them nowhere (`registry=None`); their names begin with `stt_` and the
+        engine's name. `collect` runs on the event loop at each scrape and must not wait long. One that fails, and a
+        metric whose name is taken, is left out of the scrape.
+        """
+        return ()
+
+    @property
+    def model(self) -> str | None:
+        """The model that serves now; None where there is none to name. Asked on the event loop; must not wait."""
+        return None
+
+    @property
+    def progress(self) -> str | None:
+        """What loading has come to, such as `downloading small: 43 %`; None while nothing loads.
+
+        People read it in the log and at `/readyz`: it must hold no secret. Asked on the event loop; must not wait.
+        """
+        return None
+
 
 class AsyncBackend(Backend):
     """An engine that works on the event loop."""
@@ -185,6 +218,18 @@ class AsyncBackend(Backend):
 
     async def close(self) -> None:
         """Release everything; no stream is open any more."""
+
+    async def use_model(self, name: str) -> None:  # noqa: ARG002 - the default has no use for it
+        """Have another model serve, without a break: the one before it serves until the new one is loaded.
+
+        Streams that are open go on, with either model. The bridge calls it once at a time; a schedule of the engine's
+        own may want it meanwhile. Cancelling it leaves the model before.
+
+        Raises:
+            BackendError: the model before serves on. `not_supported`: this engine has no choice; `unknown_model`: none
+                is called so; any other: it cannot be loaded, and the text says why.
+        """
+        raise BackendError(f"the backend {self.name} has no other models", code="not_supported", fault=Fault.CLIENT)
 
     @abstractmethod
     def recognize(self, config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:

@@ -187,6 +187,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         log.warning(sentence)
     metrics = Metrics()
     manager = make_manager(settings, environ, metrics)
+    metrics.show(manager.engine.collectors)
     gatekeeper = Gatekeeper(settings.api_keys, settings.allowed_origins)
     stream = StreamEndpoint(
         NativeCodec,

@@ -64,7 +64,7 @@ class Settings(BaseModel):
         "pocketsphinx", description="The engine: a name that `stt-bridge backends` lists."
     )
     language: Annotated[str, Field(min_length=1, max_length=35)] = Field(
-        "en-US", description="Language (BCP 47) of sessions that name none."
+        "en-US", description="Language (BCP 47) of sessions that name none; `auto`: the engine detects it, if it can."
     )
 
     # What it hears

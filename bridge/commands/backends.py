@@ -111,6 +111,7 @@ def abilities(can: Capabilities) -> list[str]:
         (can.confidences, "confidences"),
         (can.phrases, "phrases"),
         (can.languages, "languages: " + " ".join(can.languages)),
+        (can.detects_language, "detects the language"),
         (can.max_streams is not None, f"{can.max_streams} streams"),
         (
             can.max_stream_seconds is not None,

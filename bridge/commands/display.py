@@ -31,8 +31,8 @@ class Captions:
         self._echo = self.live and not (to_stdout and sys.stdout.isatty())
         self._region: Live | None = None
 
-    def partial(self, text: str) -> None:
-        """Show the newest hypothesis."""
+    def partial(self, text: str, committed: int = 0) -> None:
+        """Show the newest hypothesis; so many of its characters stay, and stand out."""
         if not self.live:
             return
         if self._region is None:
@@ -45,8 +45,11 @@ class Captions:
             )
             self._region.start()
         room = self._console.width * PARTIAL_LINES - 2
-        shown = text if len(text) <= room else "…" + text[-room:]
-        self._region.update(Text(shown, style="dim italic"), refresh=True)
+        cut = max(0, len(text) - room)
+        shown = Text("…" if cut else "", style="dim italic")
+        shown.append(text[cut : max(cut, committed)], style="not dim not italic")
+        shown.append(text[max(cut, committed) :])
+        self._region.update(shown, refresh=True)
 
     def final(self, text: str) -> None:
         """Show and write the text that replaces the partial."""

@@ -53,7 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--chunk-ms", type=chunk_ms, default=100, metavar="MS", help="audio per message (default: %(default)s)"
     )
-    parser.add_argument("--language", metavar="TAG", help="language of the speech, such as en-US")
+    parser.add_argument("--language", metavar="TAG", help="language of the speech, such as en-US, or auto")
     parser.add_argument("--phrases", type=phrases, default=(), metavar="A,B,…", help="phrases that are likely")
     parser.add_argument("--json", action="store_true", help="write the server's messages instead, one per line")
     parser.add_argument("--no-display", action="store_true", help="show no captions")
@@ -168,7 +168,7 @@ def show_message(captions: Captions, message: ServerMessage) -> None:
 
     match message:
         case native.PartialMessage():
-            captions.partial(message.text)
+            captions.partial(message.text, message.committed or 0)
         case native.FinalMessage():
             captions.final(message.text)
         case native.WarningMessage():

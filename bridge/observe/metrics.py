@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Final
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+log = logging.getLogger(__name__)
 
 _LATENCY: Final = (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
 _HANDLING: Final = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 1e-1, 1.0)
@@ -80,10 +83,94 @@ class Metrics:
             "stt_backend_sessions", "Sessions on the backend.", ["backend"], registry=self.registry
         )
         self.ready = Gauge("stt_ready", "1 while new sessions are taken.", registry=self.registry)
+        self._engine = EngineCollector(self.registry.collect())
+        self.registry.register(self._engine)
+
+    def show(self, collectors: Iterable[Any]) -> None:
+        """Show an engine's own collectors, too."""
+        self._engine.add(collectors)
 
     def session(self, protocol: str, backend: str) -> SessionMetrics:
         """What one session reports to."""
         return SessionMetrics(self, protocol, backend)
+
+
+class EngineCollector(Collector):
+    """Shows an engine's collectors, which are somebody else's code: what is wrong with one costs no other metric.
+
+    A metric is left out if it cannot be rendered, or if one of `others` or one before it in the same scrape has its
+    name: Prometheus would throw the whole scrape away. The log says so once for each.
+    """
+
+    def __init__(self, others: Iterable[Metric]) -> None:
+        self._taken = frozenset(name for family in others for name in _names(family))
+        self._collectors: list[Any] = []
+        self._told: set[str] = set()
+
+    def add(self, collectors: Iterable[Any]) -> None:
+        """Show these from now on."""
+        self._collectors += collectors
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric that can be shown."""
+        seen = set(self._taken)
+        for collector in self._collectors:
+            name = type(collector).__name__
+            try:
+                families = list(collector.collect())
+            except Exception as exc:  # noqa: BLE001 - a GPU's driver, a plug-in: no reason to lose the other metrics
+                self._tell(name, f"fails: {type(exc).__name__}: {exc}")
+                continue
+            for family in families:
+                if reason := _unusable(family, seen):
+                    self._tell(f"{name}: {getattr(family, 'name', family)!s}", reason)
+                else:
+                    seen |= _names(family)
+                    yield family
+
+    def _tell(self, what: str, reason: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            log.warning("a metric of the backend is left out: %s %s", what, reason)
+
+
+class _Alone(Collector):
+    """Gives one family."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        """Give it."""
+        yield self._family
+
+
+_SERIES: Final = {
+    "counter": ("_total", "_created"),
+    "histogram": ("_bucket", "_sum", "_count", "_created"),
+    "summary": ("_sum", "_count", "_created"),
+    "info": ("_info",),
+}
+
+
+def _names(family: Metric) -> set[str]:
+    """Every name that its series may have, and its own."""
+    return {family.name, *(family.name + suffix for suffix in _SERIES.get(family.type, ()))}
+
+
+def _unusable(family: Any, seen: Collection[str]) -> str | None:
+    """Why Prometheus cannot be shown it; None if it can."""
+    if not isinstance(family, Metric):
+        return "is no metric"
+    if not _names(family).isdisjoint(seen):
+        return "has a name that is taken"
+    registry = CollectorRegistry()
+    registry.register(_Alone(family))
+    try:
+        generate_latest(registry)
+    except Exception as exc:  # noqa: BLE001 - whatever it stumbles over
+        return f"cannot be shown: {type(exc).__name__}: {exc}"
+    return None
 
 
 class _Series:

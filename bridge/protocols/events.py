@@ -20,7 +20,7 @@ from bridge.audio.formats import AudioFormat
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Opens the session. `language` None means the server's default.
+    """Opens the session. `language` None means the server's default, `backends.base.DETECT` whichever is spoken.
 
     `separate`: each channel is recognized by itself. `vad`, `endpointing`, `denoise`: what the session chooses of
     voice activity detection and noise suppression; None leaves it to the server. `endpointing` holds those fields of
@@ -108,6 +108,8 @@ class Partial:
     stability: float | None = None
     words: tuple[Word, ...] = ()
     channel: int | None = None
+    committed: int | None = None
+    """Characters of the text, from its beginning, that no later result of the backend stream changes; None: unknown."""
 
 
 @dataclass(frozen=True, slots=True)

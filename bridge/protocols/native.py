@@ -164,6 +164,7 @@ class PartialMessage(msgspec.Struct, tag="partial", omit_defaults=True, frozen=T
     start: float
     end: float
     stability: float | None = None
+    committed: int | None = None
     words: tuple[WordObject, ...] = ()
     channel: int | None = None
     audio_id: str | int | None = None
@@ -356,6 +357,7 @@ class NativeCodec:
                     event.start,
                     event.end,
                     event.stability,
+                    event.committed,
                     _words(event.words),
                     event.channel,
                     self._audio_id,

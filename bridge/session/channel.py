@@ -299,6 +299,7 @@ class Channel:
                 result.stability,
                 result.words if self._start.words else (),
                 self._number,
+                None if result.committed is None else max(0, min(result.committed, len(result.text))),
             )
         )
         self._observer.partial(self._latency(placed.end), first=self._partials == 1)

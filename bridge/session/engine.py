@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from typing import Literal
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from typing import Any, Literal
 
 from backends.base import AsyncBackend, BackendError, BlockingBackend, Capabilities, RecognitionConfig, Result
 from bridge.errors import BridgeError
@@ -32,6 +32,11 @@ class Engine:
     def capabilities(self) -> Capabilities:
         """The backend's."""
         return self._backend.capabilities
+
+    @property
+    def collectors(self) -> Sequence[Any]:
+        """The backend's own metrics, as collectors of Prometheus."""
+        return self._backend.collectors
 
     @property
     def capacity(self) -> int | None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Collection
 from typing import Final
 
-from backends.base import BackendError, Fault
+from backends.base import DETECT, BackendError, Capabilities, Fault
 from bridge.audio.suspicion import Budget
 from bridge.audio.vad.detector import VoiceDetectionError
 from bridge.errors import BridgeError
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 FORMAT_BLOCKS: Final = 40
 """Stretches of audio a second whose format is doubted, of all sessions together: 50 ms of work, four to a session."""
+DETECTING: Final = (DETECT, "und")
+"""What asks an engine to detect the language: our own word, and BCP 47's for an undetermined one."""
 LAST_SECONDS: Final = 0.5
 """For sessions that are abandoned to say so to their clients."""
 
@@ -101,10 +103,7 @@ class SessionManager:
         """
         if refusal := self.refusal():
             raise refusal
-        language = start.language or self._language
-        if not speaks(self.engine.capabilities.languages, language):
-            known = ", ".join(self.engine.capabilities.languages)
-            raise BridgeError("unsupported_language", f"the backend {self.engine.name} knows {known}")
+        language = wanted_language(self.engine, start.language or self._language)
         began = time.monotonic()
         observer = self.metrics.session(protocol, self.engine.name)
         try:
@@ -177,6 +176,27 @@ class SessionManager:
     def _count(self) -> None:
         self.metrics.sessions_open.set(len(self._open))
         self.metrics.backend_streams.labels(self.engine.name).set(self.engine.streams)
+
+
+def wanted_language(engine: Engine, wanted: str) -> str:
+    """What the engine is asked for: the BCP 47 tag as it was given, or `DETECT` however that was said.
+
+    Raises:
+        BridgeError: `unsupported_language`, with what the engine takes.
+    """
+    can = engine.capabilities
+    if wanted.lower() in DETECTING:
+        if can.detects_language:
+            return DETECT
+        raise BridgeError("unsupported_language", f"the backend {engine.name} detects no language: name one")
+    if not speaks(can.languages, wanted):
+        raise BridgeError("unsupported_language", f"the backend {engine.name} knows {', '.join(taken(can))}")
+    return wanted
+
+
+def taken(can: Capabilities) -> tuple[str, ...]:
+    """The languages that a backend lists, as a session may name them; empty for any."""
+    return (*can.languages, DETECT) if can.languages and can.detects_language else can.languages
 
 
 def speaks(languages: Collection[str], wanted: str) -> bool:

@@ -245,6 +245,9 @@ class BackendStream:
                     if previous is not None:
                         self._place(previous)
                 return
+            if self._end.in_speech and result.committed is not None:
+                # Of the last word, which may be cut in two, the next stream decides.
+                result = dataclasses.replace(result, committed=None)
         self._place(result)
 
     def _release(self) -> bool:

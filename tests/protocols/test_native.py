@@ -361,6 +361,14 @@ WORD_OBJECTS = [
                 "words": WORD_OBJECTS,
             },
         ),
+        (
+            events.Partial("hello you", 0.5, 1.0, committed=5),
+            {"type": "partial", "text": "hello you", "start": 0.5, "end": 1.0, "committed": 5},
+        ),
+        (
+            events.Partial("hello you", 0.5, 1.0, committed=0),
+            {"type": "partial", "text": "hello you", "start": 0.5, "end": 1.0, "committed": 0},
+        ),
         (events.Final(2, "", 0.5, 1.0), {"type": "final", "seq": 2, "text": "", "start": 0.5, "end": 1.0}),
         (
             events.Final(2, "hello you", 0.5, 1.0, WORDS, 0.5, "en-GB"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backends.base import BackendError, Capabilities, RecognitionConfig, Result, Word
-from backends.scripted import marker_audio
+from backends.scripted import ScriptedBackend, marker_audio
 from bridge.protocols.events import Final, Partial, Start
 from bridge.session.limits import SessionLimits
 from bridge.session.stream import UNHEARD, Experience, without_cut_word
@@ -404,3 +404,63 @@ def test_what_cannot_be_told_is_taken_as_it_is() -> None:
     assert without_cut_word(endless, 9.0) == endless
     at_the_start = Result("hi", True, 0.1, 0.6, (Word("hi", 0.1, 0.6),))
     assert without_cut_word(at_the_start, 0.6) == at_the_start
+
+
+# What partials promise
+
+
+async def promising(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+    """Partials of `words`, each with what its length makes of a promise that is too long, and a final at the end."""
+    given, said = 0, ["turn", "turn on", "turn on the"]
+    async for chunk in audio:
+        given += len(chunk) // 2
+        if said and chunk:
+            text = said.pop(0)
+            yield Result(text, False, 0.0, given / 16_000, committed=4 if text != "turn" else 99)
+    yield Result("turn on the light", True, 0.0, given / 16_000, committed=3)
+
+
+async def test_what_is_committed_reaches_the_client_and_is_no_more_than_the_text() -> None:
+    async with session_on(FunctionEngine(promising, flush=True)) as running:
+        for count in range(1, 4):
+            await running.send(bytes(3_200))
+            await running.until(Partial, count)
+        running.session.stop()
+    partials = [e for e in running.events if isinstance(e, Partial)]
+    assert [(p.text, p.committed) for p in partials] == [("turn", 4), ("turn on", 4), ("turn on the", 4)]
+
+
+async def test_an_engine_that_promises_nothing_has_nothing_promised() -> None:
+    async with session_on(ScriptedBackend()) as running:
+        await running.send(bytes(25_600))
+        (partial,) = await running.until(Partial)
+        running.session.stop()
+    assert isinstance(partial, Partial)
+    assert partial.committed is None
+
+
+async def test_where_a_stream_was_ended_in_speech_nothing_is_promised_any_more() -> None:
+    """Its last word is heard again, and perhaps otherwise."""
+    told: list[bool] = []
+
+    async def body(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        given = 0
+        async for chunk in audio:
+            given += len(chunk) // 2
+            yield Result("going on", False, 0.0, given / 16_000, committed=5)
+        told.append(True)
+        for _ in range(2):
+            yield Result("going on and", False, 0.0, given / 16_000, committed=8)
+            await asyncio.sleep(0.01)
+        yield Result("going on and", True, 0.0, given / 16_000)
+
+    engine = FunctionEngine(body, max_stream_seconds=4.0)
+    async with session_on(engine) as running:
+        await running.send(marker_audio(30, pause=0))
+        running.session.stop()
+    partials = [e for e in running.events if isinstance(e, Partial)]
+    assert len(told) > 1
+    assert {p.committed for p in partials if p.text == "going on"} == {5}
+    ended_in_speech = [p for p in partials if p.text == "going on and"]
+    assert ended_in_speech[0].committed is None
+    assert ended_in_speech[-1].committed == 8  # the client's own end cuts no word

@@ -1,0 +1,72 @@
+"""Who gets a session: the language that it may name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from backends.base import RecognitionConfig, Result
+from bridge.errors import BridgeError
+from bridge.observe.metrics import Metrics
+from bridge.protocols.events import Final, Start
+from bridge.session.engine import Engine
+from bridge.session.limits import SessionLimits
+from bridge.session.manager import SessionManager
+from tests.session.harness import FunctionEngine
+
+
+async def polyglot(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+    """Says what it was asked for, in what it takes for Danish."""
+    async for _ in audio:
+        pass
+    yield Result(config.language, True, 0, 0.1, language="da")
+
+
+async def heard(language: str | None, default: str = "en-US", **capabilities: Any) -> Final:
+    """The final of a session that names this language, on an engine that says what it was asked for."""
+    engine = Engine(FunctionEngine(polyglot, **capabilities))
+    manager = SessionManager(engine, SessionLimits(), Metrics(), max_sessions=1, language=default)
+    await manager.load()
+    try:
+        async with manager.session(Start(language=language), "native") as session:
+            outbox = session.subscribe()
+            session.feed(bytes(3_200))
+            session.stop()
+            await session.run()
+            (final,) = [event for event in await outbox.get() if isinstance(event, Final)]
+            return final
+    finally:
+        await manager.close()
+
+
+@pytest.mark.parametrize("said", ["auto", "AUTO", "und", "Und"])
+@pytest.mark.parametrize("languages", [(), ("en", "de")])
+async def test_an_engine_that_detects_the_language_is_asked_to(said: str, languages: tuple[str, ...]) -> None:
+    for final in (
+        await heard(said, detects_language=True, languages=languages),
+        await heard(None, default=said, detects_language=True, languages=languages),
+    ):
+        assert final.text == "auto"
+        assert final.language == "da"
+
+
+@pytest.mark.parametrize("said", ["auto", "und"])
+@pytest.mark.parametrize("languages", [(), ("en",), ("auto",)])
+async def test_other_engines_refuse_to(said: str, languages: tuple[str, ...]) -> None:
+    with pytest.raises(BridgeError, match="function detects no language: name one") as caught:
+        await heard(said, languages=languages)
+    assert caught.value.code == "unsupported_language"
+
+
+async def test_a_language_that_is_named_is_handed_on_as_it_was() -> None:
+    assert (await heard("de-CH", detects_language=True)).text == "de-CH"
+    assert (await heard("de-CH", detects_language=True, languages=("de",))).text == "de-CH"
+
+
+@pytest.mark.parametrize(("detects", "known"), [(False, "knows en, de$"), (True, "knows en, de, auto$")])
+async def test_a_refusal_says_what_the_engine_takes(detects: bool, known: str) -> None:
+    with pytest.raises(BridgeError, match=known) as caught:
+        await heard("fr-FR", detects_language=detects, languages=("en", "de"))
+    assert caught.value.code == "unsupported_language"
