@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 import bridge
 from backends import registry
 from backends.base import BackendError
-from bridge.api import health
+from bridge.api import admin, health
 from bridge.api import metrics as metrics_api
 from bridge.audio.denoise import DenoiseError, make_denoiser
 from bridge.audio.vad.detector import VoiceDetectionError, make_voice_detection
@@ -188,7 +188,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     metrics = Metrics()
     manager = make_manager(settings, environ, metrics)
     metrics.show(manager.engine.collectors)
-    gatekeeper = Gatekeeper(settings.api_keys, settings.allowed_origins)
+    gatekeeper = Gatekeeper(settings.api_keys, settings.allowed_origins, settings.admin_keys)
     stream = StreamEndpoint(
         NativeCodec,
         manager,
@@ -201,6 +201,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     app = FastAPI(title="STT Bridge", version=bridge.__version__, docs_url="/docs", redoc_url=None)
     app.include_router(health.router(manager))
     app.include_router(metrics_api.router(metrics, manager, gatekeeper))
+    app.include_router(admin.router(manager.models, gatekeeper))
     app.add_exception_handler(BridgeError, _answer)
     app.add_exception_handler(HTTPException, _answer_http)
     server = make_server(

@@ -36,6 +36,13 @@ _ROWS: Final = (
     ErrorCode("unknown_type", 4400, 400, "client", False, False, "The message has a `type` unknown to this server."),
     ErrorCode("bad_order", 4409, 409, "client", False, False, "The message is not allowed at this point."),
     ErrorCode("bad_audio", 4422, 422, "client", False, False, "The audio of this message cannot be decoded."),
+    # What an operator asked for in vain.
+    ErrorCode("not_supported", 4501, 501, "client", False, False, "The backend cannot do that."),
+    ErrorCode("unknown_model", 4422, 422, "client", False, False, "The backend has no model of this name."),
+    ErrorCode("model_loading", 4409, 409, "client", False, True, "Another model is loading; ask again when it serves."),
+    ErrorCode(
+        "model_failed", 1011, 502, "engine", False, True, "The model cannot be loaded; the one before it serves on."
+    ),
     # What ends a session, or refuses it.
     ErrorCode("too_many_errors", 4429, 429, "client", True, False, "The connection sent too many bad messages."),
     ErrorCode("bad_start", 4400, 400, "client", True, False, "A field of `start` is missing or has a bad value."),
@@ -50,6 +57,7 @@ _ROWS: Final = (
     ErrorCode("message_too_large", 1009, 413, "client", True, False, "A message is larger than allowed."),
     ErrorCode("slow_receiver", 4414, 408, "client", True, True, "The client did not read its events in time."),
     ErrorCode("unauthorized", 4401, 401, "client", True, False, "The API key is missing or wrong."),
+    ErrorCode("forbidden", 4403, 403, "client", True, False, "This API key may not do that."),
     ErrorCode("forbidden_origin", 4403, 403, "client", True, False, "This web origin may not connect."),
     ErrorCode("not_found", 4404, 404, "client", True, False, "There is nothing at this address."),
     ErrorCode("at_capacity", 1013, 503, "server", True, True, "The server carries as much as it can; try again later."),

@@ -94,6 +94,11 @@ class Settings(BaseModel):
     api_keys: Annotated[CommaSeparated, AfterValidator(_printable)] = Field(
         (), description="Accepted API keys, separated by commas.", json_schema_extra=_SECRET
     )
+    admin_keys: Annotated[CommaSeparated, AfterValidator(_printable)] = Field(
+        (),
+        description="Keys that may change the server (`/v1/admin`); unset: nobody may.",
+        json_schema_extra=_SECRET,
+    )
     insecure: bool = Field(False, description="Allow a non-loopback address without an API key.")
     allowed_origins: CommaSeparated = Field(
         (), description="Web origins (https://app.example) that may connect without a key, separated by commas."
@@ -143,6 +148,14 @@ class Settings(BaseModel):
         for name, path in (("STT_TLS_CERT", self.tls_cert), ("STT_TLS_KEY", self.tls_key)):
             if path is not None and not path.is_file():
                 raise ValueError(f"{name}: {str(path)!r} is not allowed: it should be a file that exists")
+        return self
+
+    @model_validator(mode="after")
+    def _admins_have_keys_of_their_own(self) -> Self:
+        if not set(self.api_keys).isdisjoint(self.admin_keys):
+            raise ValueError(
+                "STT_ADMIN_KEYS: a key of STT_API_KEYS is not allowed: whoever may stream could change the server"
+            )
         return self
 
     @classmethod

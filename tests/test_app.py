@@ -6,11 +6,12 @@ import asyncio
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
+from prometheus_client import Gauge
 from websockets.asyncio.client import connect
 
 from backends import registry
@@ -19,6 +20,7 @@ from backends.scripted import ScriptedBackend
 from bridge.app import address, check_certificate, check_exposure, make_bridge, make_engine, misspellings, serving
 from bridge.settings import Settings, SettingsError
 from bridge.transports.server import listen
+from tests.wire import get, metric
 
 
 def settings(**overrides: object) -> Settings:
@@ -131,6 +133,49 @@ async def test_a_backend_that_does_not_load_ends_the_server_with_its_reason(monk
         async with serving(settings(), {}):
             pytest.fail("it must not get this far")
     assert caught.group_contains(BackendError, match="the model is missing")
+
+
+async def test_while_it_loads_it_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = asyncio.Event()
+
+    class Slow(Backend):
+        @property
+        def progress(self) -> str | None:
+            return None if loads.is_set() else "downloading small: 43 %"
+
+        async def load(self) -> None:
+            await loads.wait()
+
+    monkeypatch.setattr(registry, "load_class", lambda _: Slow)
+    bridge = make_bridge(settings(), {})
+    listener, loaded = listen("127.0.0.1", 0), asyncio.Event()
+    url = address(settings(), listener)
+    running = asyncio.create_task(bridge.serve(listener, loaded))
+    loading = await get(f"{url}/readyz")
+    assert (loading.status, loading.json["code"]) == (503, "not_ready")
+    assert loading.json["progress"] == "downloading small: 43 %"
+    loads.set()
+    await loaded.wait()
+    ready = await get(f"{url}/readyz")
+    assert (ready.status, ready.json["progress"]) == (200, None)
+    bridge.server.stop()
+    await asyncio.wait_for(running, 5)
+
+
+async def test_the_engine_s_metrics_are_scraped_with_the_bridge_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    gauge = Gauge("stt_fast_batch", "Windows in a batch.", registry=None)
+    gauge.set(7)
+
+    class Fast(Backend):
+        @property
+        def collectors(self) -> Sequence[Any]:
+            return [gauge, object()]  # the second is no collector: it costs only itself
+
+    monkeypatch.setattr(registry, "load_class", lambda _: Fast)
+    async with serving(settings(), {}) as url:
+        body = (await get(f"{url}/metrics")).body
+    assert metric(body, "stt_fast_batch") == 7
+    assert metric(body, "stt_ready") == 1
 
 
 async def test_a_server_that_is_stopped_while_it_loads_ends(monkeypatch: pytest.MonkeyPatch) -> None:

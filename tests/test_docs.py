@@ -10,7 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import unquote
 
 import pytest
@@ -19,9 +19,11 @@ from backends import pocketsphinx_backend, pocketsphinx_recognizer, registry
 from backends.endpointing import EndpointRules
 from backends.registry import GROUP
 from backends.scripted import MARKER, MARKER_PAUSE, MARKER_SECONDS, Script, Scripted, ScriptedFault
+from bridge.api.admin import PATH, WAIT_SECONDS, ModelRequest, ModelState
 from bridge.api.health import Readiness
 from bridge.app import serving
 from bridge.client import SessionError, connect
+from bridge.errors import ERRORS
 from bridge.observe import logs
 from bridge.observe.metrics import Metrics
 from bridge.protocols.native import ClosedMessage, FinalMessage, StartMessage
@@ -213,6 +215,24 @@ def test_readiness_is_described() -> None:
     text = section(page("operations.md"), "Health")
     assert [code(row["Field"]) for row in tables(text)[1]] == list(Readiness.model_fields)
     Readiness.model_validate_json(blocks(text, "json")[0], strict=True)
+
+
+def test_changing_the_model_is_described() -> None:
+    text = section(page("operations.md"), "Change the model")
+    fields, answers = tables(text)
+    assert [code(row["Field"]) for row in fields] == list(ModelState.model_fields)
+    states = get_args(ModelState.model_fields["state"].annotation)
+    (state,) = (row["Meaning"] for row in fields if row["Field"] == "`state`")
+    assert tuple(re.findall(r"`(\w+)`", state)) == states
+    ModelState.model_validate_json(blocks(text, "json")[0], strict=True)
+    asked = re.search(r"-d '(.*?)'.*:8000(/\S+)$", text, re.MULTILINE)
+    assert asked
+    ModelRequest.model_validate_json(asked[1])
+    assert asked[2] == PATH
+    assert f"after {WAIT_SECONDS:.0f} s" in text
+    for row in answers:
+        for name in re.findall(r"`(\w+)`", row["Code"]):
+            assert str(ERRORS[name].status) == row["HTTP status"], name
 
 
 def test_log_fields_are_those_of_the_formatter() -> None:

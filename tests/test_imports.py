@@ -63,7 +63,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.settings",
     },
     "bridge.transports": {"bridge.errors", "bridge.observe", "bridge.protocols", "bridge.security", "bridge.session"},
-    "bridge.api": {"bridge.observe", "bridge.security", "bridge.session"},
+    "bridge.api": {"bridge.errors", "bridge.observe", "bridge.security", "bridge.session"},
     "bridge.session": {"backends.base", "bridge.audio", "bridge.errors", "bridge.observe", "bridge.protocols"},
     "bridge.protocols": {"backends.base", "bridge.audio", "bridge.errors"},
     # Below: each of these knows next to nothing.

@@ -126,6 +126,18 @@ def test_tls_takes_both_files(tmp_path: Path) -> None:
     )
 
 
+# Keys
+
+
+def test_a_key_cannot_be_of_both_kinds() -> None:
+    settings = load(API_KEYS="a,b", ADMIN_KEYS="c")
+    assert (settings.api_keys, settings.admin_keys) == (("a", "b"), ("c",))
+    sentence = refusal(API_KEYS="a,hush", ADMIN_KEYS="c,hush")
+    assert sentence.startswith("STT_ADMIN_KEYS: a key of STT_API_KEYS is not allowed")
+    assert "hush" not in sentence
+    assert "the value given" in refusal(ADMIN_KEYS="h\u00fcsh")
+
+
 # Where values come from
 
 

@@ -431,9 +431,11 @@ class Answer:
         return body
 
 
-def http_get(url: str, headers: Mapping[str, str] | None = None, *, method: str = "GET") -> Answer:
+def http_get(
+    url: str, headers: Mapping[str, str] | None = None, *, method: str = "GET", body: bytes | None = None
+) -> Answer:
     """An HTTP request, from any thread but the event loop's."""
-    request = urllib.request.Request(url, headers=dict(headers or {}), method=method)
+    request = urllib.request.Request(url, body, headers=dict(headers or {}), method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=LIMIT) as answer:
@@ -443,9 +445,11 @@ def http_get(url: str, headers: Mapping[str, str] | None = None, *, method: str 
             return Answer(exc.code, {k.lower(): v for k, v in exc.headers.items()}, exc.read())
 
 
-async def get(url: str, headers: Mapping[str, str] | None = None, *, method: str = "GET") -> Answer:
+async def get(
+    url: str, headers: Mapping[str, str] | None = None, *, method: str = "GET", body: bytes | None = None
+) -> Answer:
     """An HTTP request while the event loop goes on."""
-    return await asyncio.to_thread(http_get, url, headers, method=method)
+    return await asyncio.to_thread(http_get, url, headers, method=method, body=body)
 
 
 def metric(body: bytes | str, name: str, **labels: str) -> float:

@@ -23,6 +23,7 @@ class Readiness(BaseModel):
     backend_state: str
     sessions: int
     capacity: int | None
+    progress: str | None
 
 
 def router(manager: SessionManager) -> APIRouter:
@@ -47,6 +48,7 @@ def router(manager: SessionManager) -> APIRouter:
             backend_state=manager.engine.state,
             sessions=manager.count,
             capacity=manager.engine.capacity,
+            progress=manager.engine.progress,
         )
 
     return routes

@@ -27,8 +27,11 @@ class Admission:
 class Gatekeeper:
     """Checks one connection attempt. Without keys everybody on this machine may connect, but no foreign web page."""
 
-    def __init__(self, keys: Iterable[str] = (), allowed_origins: Iterable[str] = ()) -> None:
+    def __init__(
+        self, keys: Iterable[str] = (), allowed_origins: Iterable[str] = (), admin_keys: Iterable[str] = ()
+    ) -> None:
         self._digests = [_digest(key) for key in keys]
+        self._admin_digests = [_digest(key) for key in admin_keys]
         self._origins = {origin.rstrip("/").lower() for origin in allowed_origins}
 
     def admit(
@@ -45,18 +48,34 @@ class Gatekeeper:
             given = next(filter(None, candidates), None) or next(filter(None, map(query.get, _QUERY)), None)
             if given is None:
                 raise BridgeError("unauthorized", "an API key is needed: send `Authorization: Bearer KEY`")
-            if not self._known(given):
+            if not _known(given, self._digests):
                 raise BridgeError("unauthorized", "the API key is wrong")
         elif not self._origin_allowed(headers):
             raise BridgeError("forbidden_origin", "this web origin may not connect; see STT_ALLOWED_ORIGINS")
         return Admission(marker)
 
-    def _known(self, key: str) -> bool:
-        digest = _digest(key)
-        known = False
-        for expected in self._digests:  # every one of them: the time taken tells nothing
-            known |= hmac.compare_digest(digest, expected)
-        return known
+    def admit_admin(self, headers: Mapping[str, str]) -> None:
+        """Check a request to change the server; header names in lower case.
+
+        It needs a key of its own kind, wherever the server listens: behind a proxy, or for another user of this
+        machine, loopback is no protection. The key counts in a header only, which no link and no form of a web page
+        can set and no log holds; and however the page came by it, a foreign one is refused.
+
+        Raises:
+            BridgeError: `not_found` if there are no such keys, `forbidden_origin`, `unauthorized`, or `forbidden` for
+                a key that may only stream.
+        """
+        if not self._admin_digests:
+            raise BridgeError("not_found", "this server has no STT_ADMIN_KEYS: nobody may change it")
+        if not self._origin_allowed(headers):
+            raise BridgeError("forbidden_origin", "this web origin may not change the server")
+        given = _from_header(headers.get("authorization")) or headers.get("x-api-key")
+        if not given:
+            raise BridgeError("unauthorized", "an admin key is needed: send `Authorization: Bearer KEY`")
+        if not _known(given, self._admin_digests):
+            if _known(given, self._digests):
+                raise BridgeError("forbidden", "this API key may stream, not change the server; see STT_ADMIN_KEYS")
+            raise BridgeError("unauthorized", "the admin key is wrong")
 
     def _origin_allowed(self, headers: Mapping[str, str]) -> bool:
         """Any web page can open a socket to this machine, so a page from elsewhere needs to be named or have a key."""
@@ -92,6 +111,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _known(key: str, digests: Iterable[bytes]) -> bool:
+    digest = _digest(key)
+    known = False
+    for expected in digests:  # every one of them: the time taken tells nothing
+        known |= hmac.compare_digest(digest, expected)
+    return known
 
 
 def _digest(key: str) -> bytes:

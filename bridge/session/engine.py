@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from backends.base import AsyncBackend, BackendError, BlockingBackend, Capabilities, RecognitionConfig, Result
+from backends.base import (
+    AsyncBackend,
+    BackendError,
+    BlockingBackend,
+    Capabilities,
+    Fault,
+    RecognitionConfig,
+    Result,
+)
 from bridge.errors import BridgeError
 from bridge.session.threads import ThreadBridge
 
 log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS: Final = 5.0
+"""How often the log says how loading goes on, at most; the first time sooner, so that nobody waits in the dark."""
+FIRST_PROGRESS_SECONDS: Final = 1.0
 
 State = Literal["new", "loading", "ready", "failed", "closed"]
 
@@ -37,6 +50,16 @@ class Engine:
     def collectors(self) -> Sequence[Any]:
         """The backend's own metrics, as collectors of Prometheus."""
         return self._backend.collectors
+
+    @property
+    def model(self) -> str | None:
+        """The model that serves now; None where there is none to name."""
+        return self._backend.model
+
+    @property
+    def progress(self) -> str | None:
+        """What loading has come to; None while nothing loads."""
+        return self._backend.progress
 
     @property
     def capacity(self) -> int | None:
@@ -68,12 +91,49 @@ class Engine:
         self.state = "loading"
         began = time.monotonic()
         try:
-            await self._face.load()
+            with self._progress_logged():
+                await self._face.load()
         except BaseException:
             self.state = "failed"
             raise
         self.state = "ready"
         log.info("backend %s loaded in %.2f s", self.name, time.monotonic() - began)
+
+    async def use_model(self, name: str) -> None:
+        """Have another model serve; see `AsyncBackend.use_model`. Not to be called again before it has ended.
+
+        Raises:
+            BackendError: the model before serves on.
+        """
+        if not isinstance(self._backend, AsyncBackend):
+            raise BackendError(f"the backend {self.name} has no other models", code="not_supported", fault=Fault.CLIENT)
+        with self._progress_logged():
+            try:
+                await self._backend.use_model(name)
+            except BackendError:
+                raise
+            except Exception as exc:
+                raise BackendError(f"{type(exc).__name__} left the backend") from exc
+
+    @contextlib.contextmanager
+    def _progress_logged(self) -> Iterator[None]:
+        """While the context lasts, log how loading goes on, where there is news."""
+        loop = asyncio.get_running_loop()
+        told: str | None = None
+        timer: asyncio.TimerHandle
+
+        def tell() -> None:
+            nonlocal told, timer
+            timer = loop.call_later(PROGRESS_SECONDS, tell)
+            if (progress := self.progress) is not None and progress != told:
+                told = progress
+                log.info("backend %s: %s", self.name, progress)
+
+        timer = loop.call_later(FIRST_PROGRESS_SECONDS, tell)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def close(self) -> None:
         """Release the backend. To be called when no session is open."""

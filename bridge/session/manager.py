@@ -18,6 +18,7 @@ from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Start
 from bridge.session.engine import Engine
 from bridge.session.limits import SessionLimits
+from bridge.session.models import ModelSwitch
 from bridge.session.session import Session
 from bridge.session.voice import VoicePolicy
 
@@ -46,6 +47,7 @@ class SessionManager:
         denoise: bool = False,
     ) -> None:
         self.engine = engine
+        self.models = ModelSwitch(engine)
         self.voice = voice
         self._denoise = denoise
         self._format_budget = Budget(FORMAT_BLOCKS)
@@ -75,6 +77,7 @@ class SessionManager:
 
     async def close(self) -> None:
         """Release both. To be called when no session is open."""
+        await self.models.close()
         await self.engine.close()
         if self.voice.detection is not None:
             await self.voice.detection.close()
@@ -157,6 +160,7 @@ class SessionManager:
         What is not final then stays so; the clients are told how far it is. Returns whether all ended in time.
         """
         self._draining = True
+        self.models.stop()  # what loads takes time from what has to end
         for session in tuple(self._open):
             session.stop("shutting_down")
         try:

@@ -24,6 +24,7 @@ async def test_health_and_readiness(plain: str) -> None:
         "backend": "scripted",
         "backend_state": "ready",
         "capacity": None,
+        "progress": None,
     }
 
 

@@ -139,6 +139,60 @@ def test_a_marker_is_echoed_without_keys_too() -> None:
     assert Gatekeeper().admit({}, {}, ("bearer", "k")).subprotocol == "bearer"
 
 
+# Who may change the server
+
+ADMIN = Gatekeeper([KEY], ["https://app.example"], ["a-1", "a-2"])
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer a-1"},
+        {"authorization": "Token a-2"},
+        {"authorization": "a-2"},
+        {"x-api-key": "a-1"},
+        {"x-api-key": "a-1", "origin": "https://app.example"},
+        {"x-api-key": "a-1", "origin": "http://127.0.0.1:8000", "host": "127.0.0.1:8000"},
+    ],
+)
+def test_an_admin_s_key(headers: dict[str, str]) -> None:
+    ADMIN.admit_admin(headers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "unauthorized"),
+        ({"authorization": ""}, "unauthorized"),
+        ({"authorization": "Bearer"}, "unauthorized"),
+        ({"x-api-key": "a-3"}, "unauthorized"),
+        ({"x-api-key": "a-"}, "unauthorized"),
+        ({"authorization": KEY, "x-api-key": "a-1"}, "forbidden"),  # the first that is given counts
+        ({"x-api-key": KEY}, "forbidden"),
+        ({"x-api-key": "a-1", "origin": "https://elsewhere.example"}, "forbidden_origin"),
+        # A stranger's name that resolves to this machine: the browser sends it as Host, too.
+        ({"x-api-key": "a-1", "origin": "http://r.example:8000", "host": "r.example:8000"}, "forbidden_origin"),
+        ({"x-api-key": "a-1", "origin": ""}, "forbidden_origin"),
+    ],
+)
+def test_who_may_not_change_the_server(headers: dict[str, str], code: str) -> None:
+    with pytest.raises(BridgeError) as caught:
+        ADMIN.admit_admin(headers)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("keys", [(), (KEY,)])
+def test_without_admin_keys_nobody_may_change_the_server(keys: tuple[str, ...]) -> None:
+    for headers in ({}, {"x-api-key": KEY}, {"x-api-key": ""}):
+        with pytest.raises(BridgeError) as caught:
+            Gatekeeper(keys).admit_admin(headers)
+        assert caught.value.code == "not_found"
+
+
+def test_an_admin_s_key_opens_no_stream() -> None:
+    assert refusal(ADMIN, {"x-api-key": "a-1"}, {}).code == "unauthorized"
+
+
 # Where the server listens
 
 
