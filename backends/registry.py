@@ -34,6 +34,7 @@ _BUILT_IN: Final = {
     "pocketsphinx": _Entry("backends.pocketsphinx_backend:PocketSphinxBackend", needs="pocketsphinx"),
     "scripted": _Entry("backends.scripted:ScriptedBackend"),
     "scripted-threads": _Entry("backends.scripted:ScriptedThreadsBackend"),
+    "whisper": _Entry("backends.whisper.backend:WhisperBackend", needs="faster_whisper", extra="whisper"),
 }
 
 
