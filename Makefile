@@ -6,9 +6,15 @@ BACKEND ?=
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
+# What each backend needs beside the base, as backends/registry.py says; `cuda` where there is a GPU of NVIDIA's.
+EXTRAS_google := google
+EXTRAS_google-threads := google
+EXTRAS_whisper = whisper $(if $(shell command -v nvidia-smi),cuda)
+EXTRAS = $(EXTRAS_$(or $(BACKEND),$(STT_BACKEND)))
+
 .PHONY: run test check demo bench clean
 
-run: $(VENV)/run.stamp
+run: $(VENV)/run.stamp $(patsubst %,$(VENV)/extra-%.stamp,$(EXTRAS))
 	$(BIN)/stt-bridge serve --log-format text $(if $(BACKEND),--backend $(BACKEND))
 
 demo: $(VENV)/run.stamp
@@ -36,6 +42,10 @@ $(VENV)/run.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/run.stamp
+
+$(VENV)/extra-%.stamp: pyproject.toml constraints.txt | $(VENV)/run.stamp
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
