@@ -72,7 +72,7 @@ ENV_HEAD: Final = """\
 # docs/configuration.md says more. Rendered by `python -m tests.render_configuration`.
 """
 
-CLASSES: Final = ("google", "google-threads", "pocketsphinx", "scripted", "scripted-threads")
+CLASSES: Final = ("google", "google-threads", "pocketsphinx", "scripted", "scripted-threads", "whisper")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

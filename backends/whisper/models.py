@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -37,20 +37,25 @@ class Loaded:
         self.scheduler = scheduler
         self.idle = asyncio.Event()
         self.idle.set()
-        self._leases = 0
+        self._users: dict[Callable[[], None], None] = {}
 
     @contextlib.contextmanager
-    def lease(self) -> Iterator[Lane]:
-        """Use it: it is not closed before the context has ended."""
-        self._leases += 1
+    def lease(self, leave: Callable[[], None]) -> Iterator[Lane]:
+        """Use it: it is not closed before the context has ended. `leave` asks for that, once there is another model."""
+        self._users[leave] = None
         self.idle.clear()
         try:
             with self.scheduler.lane() as lane:
                 yield lane
         finally:
-            self._leases -= 1
-            if not self._leases:
+            del self._users[leave]
+            if not self._users:
                 self.idle.set()
+
+    def retire(self) -> None:
+        """Ask every stream to leave: those between two utterances do it now, the others when theirs is over."""
+        for leave in list(self._users):
+            leave()
 
     async def close(self) -> None:
         """Give everything back."""
@@ -119,16 +124,10 @@ class Models:
         self._loaded = loaded
         self._available.set()
         chosen = loaded.model.hardware
-        self._metrics.model(
-            {
-                "name": loaded.model.name,
-                "device": chosen.device,
-                "compute_type": chosen.compute_type,
-                "why": chosen.reason,
-            }
-        )
+        self._metrics.model(loaded.model.name, chosen.device, chosen.compute_type)
 
     def _retire(self, old: Loaded) -> None:
+        old.retire()
         task = asyncio.create_task(_closed_when_idle(old), name="whisper-retire")
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
@@ -138,6 +137,7 @@ class Models:
         log.info("whisper: no room for the model %s beside %s, so that one goes first", name, old.model.name)
         self._loaded = None
         self._available.clear()
+        old.retire()
         try:
             async with asyncio.timeout(HANDOVER_SECONDS):
                 await old.idle.wait()
@@ -175,7 +175,7 @@ class Models:
             decode_limit_seconds=options.decode_limit_seconds,
         )
         await scheduler.start()
-        log.info("whisper: the model %s was loaded in %.1f s; %s", name, time.monotonic() - began, plan.reason)
+        log.info("whisper: the model %s was loaded in %.1f s", name, time.monotonic() - began)
         return Loaded(model, scheduler)
 
     def _make(self, name: str, folder: Path, chosen: hardware.Hardware, workers: int) -> Model:

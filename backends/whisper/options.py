@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from backends.whisper.schedule import Schedule
+
 COMPUTE_TYPES = Literal[
     "auto",
     "float32",
@@ -127,5 +129,9 @@ class WhisperOptions:
             refusals.append("STT_WHISPER_TEMPERATURES: one or more numbers from 0 to 1")
         if not 0 < self.speech_threshold < 1:
             refusals.append("STT_WHISPER_SPEECH_THRESHOLD: more than 0 and less than 1")
+        try:
+            Schedule.parse(self.schedule, self.timezone)
+        except ValueError as exc:
+            refusals.append(str(exc))
         if refusals:
             raise ValueError("\n".join(refusals))

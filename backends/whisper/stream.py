@@ -96,6 +96,7 @@ class Stream:
         self._concluding = False
         self._listening = asyncio.Lock()
         self._steps: set[asyncio.Task[list[Result]]] = set()
+        self._partials: set[asyncio.Task[list[Result]]] = set()  # of the steps, those of this window
         self._leases = ExitStack()
         self._leased: tuple[Loaded, Lane] | None = None
 
@@ -119,6 +120,8 @@ class Stream:
                     reading = None
                 for step in [step for step in self._steps if step.done()]:
                     self._steps.discard(step)
+                    if step.cancelled():
+                        continue  # a partial of an utterance that is over
                     for result in step.result():
                         yield result
         finally:
@@ -179,8 +182,10 @@ class Stream:
         stretch = loaded.scheduler.partial_stretch if loaded is not None and self._announced else 1.0
         return _samples(min(self._options.partial_seconds * stretch, self._options.window_seconds / 4))
 
-    def _begin(self, step: Coroutine[Any, Any, list[Result]], name: str) -> None:
-        self._steps.add(asyncio.create_task(step, name=name))
+    def _begin(self, step: Coroutine[Any, Any, list[Result]], name: str) -> asyncio.Task[list[Result]]:
+        task = asyncio.create_task(step, name=name)
+        self._steps.add(task)
+        return task
 
     async def _look(self, end: int) -> list[Result]:
         """Half a second more has come."""
@@ -196,7 +201,7 @@ class Stream:
         # While somebody pauses, the window that was decoded last has heard it all.
         if self._config.partials and speech[-1].end > self._decoded_until:
             self._decoded_until = end - _samples(SETTLED_SECONDS)
-            self._begin(self._partial(end, speech, utterance), "whisper-partial")
+            self._partials.add(self._begin(self._partial(end, speech, utterance), "whisper-partial"))
         return self._announce(speech[0].start, end)
 
     def _quiet(self, end: int) -> list[Result]:
@@ -312,8 +317,7 @@ class Stream:
             self._forget(position)
             return [self._final(_shifted(joined[: found.words], begin), position, heard, speech)]
         finally:
-            self._utterance += 1
-            self._concluding = False
+            self._another_window()
 
     # Hearing
 
@@ -392,20 +396,36 @@ class Stream:
         if self._leased is None:
             loaded = await self._models.current()
             if self._leased is None:
-                self._leased = loaded, self._leases.enter_context(loaded.lease())
+                self._leased = loaded, self._leases.enter_context(loaded.lease(self._leave))
         return self._leased
+
+    def _leave(self) -> None:
+        """There is another model: an utterance that has begun is finished with this one."""
+        if not self._concluding and not any(not task.done() for task in self._partials) and not self._agreement.text:
+            self._release()
+
+    def _release(self) -> None:
+        self._leases.close()
+        self._leased = None
 
     # Results
 
     def _over(self, position: int) -> None:
+        """The window ends here, and another begins."""
         self._forget(position)
         self._agreement = Agreement()
-        self._utterance += 1
         self._announced = False
-        self._concluding = False
         self._looked = max(self._looked, position)
-        self._leases.close()
-        self._leased = None
+        self._another_window()
+        if self._leased is not None and self._leased[0] is not self._models.loaded:
+            self._release()
+
+    def _another_window(self) -> None:
+        self._utterance += 1
+        self._concluding = False
+        for task in self._partials:
+            task.cancel()
+        self._partials.clear()
 
     def _final(
         self, pieces: Sequence[Piece], position: int, heard: Hypothesis | None, speech: Sequence[Span] = ()
