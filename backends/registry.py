@@ -32,9 +32,9 @@ _BUILT_IN: Final = {
         "backends.google.threads_backend:GoogleThreadsBackend", needs="google.cloud.speech", extra="google"
     ),
     "pocketsphinx": _Entry("backends.pocketsphinx_backend:PocketSphinxBackend", needs="pocketsphinx"),
+    "whisper": _Entry("backends.whisper.backend:WhisperBackend", needs="faster_whisper", extra="whisper"),
     "scripted": _Entry("backends.scripted:ScriptedBackend"),
     "scripted-threads": _Entry("backends.scripted:ScriptedThreadsBackend"),
-    "whisper": _Entry("backends.whisper.backend:WhisperBackend", needs="faster_whisper", extra="whisper"),
 }
 
 

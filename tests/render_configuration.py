@@ -72,7 +72,7 @@ ENV_HEAD: Final = """\
 # docs/configuration.md says more. Rendered by `python -m tests.render_configuration`.
 """
 
-CLASSES: Final = ("google", "google-threads", "pocketsphinx", "scripted", "scripted-threads", "whisper")
+CLASSES: Final = ("google", "google-threads", "pocketsphinx", "whisper", "scripted", "scripted-threads")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -163,6 +163,8 @@ def _value(default: object) -> str:
         return ""
     if isinstance(default, bool):
         return str(default).lower()
+    if isinstance(default, tuple):
+        return ",".join(map(_value, default))
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
