@@ -1,13 +1,14 @@
-"""Who gets a session: the language that it may name."""
+"""Who gets a session: the language that it may name. And what the end of the server does to a model that loads."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from backends.base import RecognitionConfig, Result
+from backends.base import AsyncBackend, RecognitionConfig, Result
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Final, Start
@@ -15,6 +16,7 @@ from bridge.session.engine import Engine
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
 from tests.session.harness import FunctionEngine
+from tests.session.test_models import Models
 
 
 async def polyglot(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
@@ -24,10 +26,14 @@ async def polyglot(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> As
     yield Result(config.language, True, 0, 0.1, language="da")
 
 
+def managed(backend: AsyncBackend, language: str = "en-US") -> SessionManager:
+    """Sessions on this engine, not loaded yet."""
+    return SessionManager(Engine(backend), SessionLimits(), Metrics(), max_sessions=1, language=language)
+
+
 async def heard(language: str | None, default: str = "en-US", **capabilities: Any) -> Final:
     """The final of a session that names this language, on an engine that says what it was asked for."""
-    engine = Engine(FunctionEngine(polyglot, **capabilities))
-    manager = SessionManager(engine, SessionLimits(), Metrics(), max_sessions=1, language=default)
+    manager = managed(FunctionEngine(polyglot, **capabilities), default)
     await manager.load()
     try:
         async with manager.session(Start(language=language), "native") as session:
@@ -70,3 +76,27 @@ async def test_a_refusal_says_what_the_engine_takes(detects: bool, known: str) -
     with pytest.raises(BridgeError, match=known) as caught:
         await heard("fr-FR", detects_language=detects, languages=("en", "de"))
     assert caught.value.code == "unsupported_language"
+
+
+@pytest.mark.parametrize("drained", [True, False])
+async def test_a_model_that_loads_is_given_up_at_the_end(drained: bool) -> None:
+    """Before the engine is closed, and at once where sessions have to end."""
+    closed: list[list[str]] = []
+
+    class Loading(Models):
+        async def close(self) -> None:
+            closed.append(self.given_up[:])
+
+    backend = Loading()
+    manager = managed(backend)
+    await manager.load()
+    assert not await manager.models.use("second", 0.01)
+    if drained:
+        await manager.drain(1)
+        await asyncio.sleep(0)  # its task sees that it is cancelled
+        with pytest.raises(BridgeError) as caught:
+            await manager.models.use("third", 0.01)
+        assert caught.value.code == "shutting_down"
+        assert backend.given_up == ["second"]
+    await manager.close()
+    assert closed == [["second"]]

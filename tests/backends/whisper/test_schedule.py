@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.whisper import schedule as schedule_module
 from backends.whisper.schedule import LONGEST_RETRY_SECONDS, LOOK_SECONDS, RETRY_SECONDS, Schedule, run
 
 TEXT = "07:00=large-v3-turbo, 22:00 = small"
@@ -287,6 +288,13 @@ async def test_a_model_that_fails_is_tried_again_ever_more_seldom(caplog: pytest
     expected = [min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2**n) for n in range(7)]
     assert [wait % (24 * HOUR) for wait in waits] == expected
     assert len([r for r in caplog.records if "small is not used" in r.getMessage()]) == 7
+
+
+async def test_a_retry_need_not_wait_for_the_next_look_at_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule_module, "RETRY_SECONDS", 10.0)
+    world = World("2026-11-21 21:59")
+    world.failures = 2
+    assert [at for at, _ in await world.follow(hours=1)] == ["22:00:00", "22:00:10", "22:00:30"]
 
 
 async def test_the_next_change_comes_although_the_one_before_never_did() -> None:
