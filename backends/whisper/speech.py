@@ -17,18 +17,25 @@ FRAME: Final = 512
 CONTEXT: Final = 64
 """Samples: of a frame, and of the audio before it that the model is given with it."""
 
-SHORTEST_SPEECH_FRAMES: Final = 3
-"""A tenth of a second: clicks are shorter."""
+LEAST_EVIDENCE: Final = 0.1
+"""Of one span, for a window to count as speech at all: so many seconds of what is surely speech, or more of what may be.
+Chords and melodies reach 0.05 to 0.15, the shortest words 0.2, two seconds over a bad telephone line 0.7."""
+WEAK_EVIDENCE: Final = 0.03
+"""Of a span beside one that is speech: a short word said softly, not a click."""
 LONGEST_GAP_FRAMES: Final = 6
 """0.2 s: inside words there are gaps, before plosives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of speech, in samples from the beginning of the stream."""
+    """A stretch of speech, in samples from the beginning of the stream.
+
+    `evidence`: seconds, each counted as much as it is likely to be speech.
+    """
 
     start: int
     end: int
+    evidence: float
 
 
 class Ears:
@@ -72,10 +79,11 @@ class Ears:
         self._first += frames
 
     def speech(self, start: int, end: int) -> list[Span]:
-        """The speech between two samples."""
+        """The speech between two samples; none where nothing of it is sure."""
         first = max(start // FRAME - self._first, 0)
         last = max(-(-end // FRAME) - self._first, 0)
-        loud = self._probabilities[first:last] >= self._threshold
+        probabilities = self._probabilities[first:last]
+        loud = probabilities >= self._threshold
         edges = np.flatnonzero(np.diff(np.concatenate([[False], loud, [False]]).astype(np.int8)))
         runs: list[list[int]] = []
         for begin, stop in edges.reshape(-1, 2).tolist():
@@ -84,8 +92,14 @@ class Ears:
             else:
                 runs.append([begin, stop])
         offset = self._first + first
-        return [
-            Span(max(start, (offset + begin) * FRAME), min(end, (offset + stop) * FRAME))
+        spans = [
+            Span(
+                max(start, (offset + begin) * FRAME),
+                min(end, (offset + stop) * FRAME),
+                float(probabilities[begin:stop].sum()) * FRAME / RATE,
+            )
             for begin, stop in runs
-            if stop - begin >= SHORTEST_SPEECH_FRAMES
         ]
+        if not any(span.evidence >= LEAST_EVIDENCE for span in spans):
+            return []
+        return [span for span in spans if span.evidence >= WEAK_EVIDENCE]

@@ -43,6 +43,9 @@ SETTLED_SECONDS: Final = 0.3
 """Silence after which a window's last word is complete."""
 QUIET_SECONDS: Final = 5.0
 """Silence after which the bridge is told that nothing was said, so that it need not keep the audio."""
+FAINT_SECONDS: Final = 0.25
+FAINT_LOG_PROBABILITY: Final = -0.4
+"""With less evidence of speech than one syllable gives, words must be likelier than usual."""
 HISTORY_CHARACTERS: Final = 400
 """Of the last finals, for the prompt."""
 LANGUAGE_SECONDS: Final = 3.0
@@ -374,12 +377,16 @@ class Stream:
             self._language = heard.language
 
     def _judged(self, heard: Hypothesis, speech: Sequence[Span], prefix: Sequence[Piece] = ()) -> Rejection | None:
-        return judge(
+        rejection = judge(
             heard,
             speech_seconds=sum(span.end - span.start for span in speech) / RATE,
             rules=self._rules,
             prefix=prefix,
         )
+        faint = sum(span.evidence for span in speech) < FAINT_SECONDS
+        if rejection is None and faint and heard.log_probability < FAINT_LOG_PROBABILITY:
+            return Rejection.NO_SPEECH
+        return rejection
 
     async def _request(self, kind: Kind, begin: int, end: int) -> Request:
         loaded, _ = await self._lease()

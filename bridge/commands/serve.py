@@ -96,7 +96,7 @@ async def _announce(settings: Any, url: str, loaded: asyncio.Event) -> None:
     stream = url.replace("http", "ws", 1) + "/v1/stream"
     key = " --api-key KEY" if settings.api_keys else ""
     note = (
-        "  note      the embedded engine makes a good first run; for accuracy use another backend\n"
+        "  note      the embedded engine makes a good first run; for accuracy: make run BACKEND=whisper\n"
         if settings.backend == "pocketsphinx"
         else ""
     )
