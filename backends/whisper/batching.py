@@ -3,6 +3,7 @@
 1. Finals go before partials. A partial that has waited two seconds behind them goes first now and then, so that text
    still moves; that takes at most a fifth of a worker's time.
 2. Then, who came first; time that a stream has used lately counts against it (`fairness.py`).
+3. A stream's partial waits while anything else of that stream is being decoded: one stream cannot fill every worker.
 
 The first one's key decides whom a batch takes along. A batch begins once it is full, or nobody is left who could join
 it, or the oldest request has waited long enough. No I/O, no clock: times in seconds, by the clock of whoever calls.
@@ -65,18 +66,18 @@ class Batcher:
         self._ready.pop(job, None)
 
     def due(self) -> float:
-        """When the oldest has waited long enough; infinite if there is none."""
-        return min((job.asked for job in self._ready), default=math.inf) + self._wait
+        """When the oldest that may be taken has waited long enough; infinite if there is none."""
+        return min((job.asked for job in self._free()), default=math.inf) + self._wait
 
     def take(self, now: float, lanes: int) -> Batch | None:
         """The next batch, for a worker that is free; None while there is none, or it pays to wait for more.
 
         `lanes` are open in all: when one window of each is in the batch, there is nobody to wait for.
         """
-        if not self._ready:
+        turns = sorted(self._free(), key=lambda job: job.turn(now))
+        if not turns:
             return None
-        turns = sorted(self._ready, key=lambda job: job.turn(now))
-        starving = self._starving(turns[0].kind, now)
+        starving = self._starving(turns, now)
         leader = starving or turns[0]
         jobs, most = self._together(leader, turns, now)
         everybody = len({job.lane for job in jobs}) >= lanes
@@ -84,12 +85,15 @@ class Batcher:
             return None
         for job in jobs:
             del self._ready[job]
+            job.lane.running += 1
         if starving:
             self._rescue_at = math.inf  # until it has ended
         return Batch(tuple(jobs), rescue=starving is not None)
 
     def ended(self, batch: Batch, seconds: float, now: float) -> None:
         """A batch that was taken has ended, after so long."""
+        for job in batch.jobs:
+            job.lane.running -= 1
         if batch.rescue:
             self._rescue_at = now + max(STARVING_SECONDS, seconds * (1 / RESCUE_SHARE - 1))
 
@@ -110,12 +114,15 @@ class Batcher:
                 most = limit
         return jobs, most
 
-    def _starving(self, first: Kind, now: float) -> Job | None:
+    def _free(self) -> list[Job]:
+        """Those that may be taken now."""
+        return [job for job in self._ready if job.kind is Kind.FINAL or not job.lane.running]
+
+    def _starving(self, turns: list[Job], now: float) -> Job | None:
         """A partial that has waited too long behind finals, if it may go before one."""
-        if first is not Kind.FINAL or now < self._rescue_at:
+        if turns[0].kind is not Kind.FINAL or now < self._rescue_at:
             return None
-        partials = [job for job in self._ready if job.kind is Kind.PARTIAL and now - job.asked >= STARVING_SECONDS]
-        return min(partials, key=lambda job: job.turn(now), default=None)
+        return next((job for job in turns if job.kind is Kind.PARTIAL and now - job.asked >= STARVING_SECONDS), None)
 
     def _limit(self, now: float) -> int:
         """The largest batch just now."""

@@ -39,11 +39,12 @@ class State(enum.Enum):
 class Lane:
     """One stream's way into the queue. Opened by `Scheduler.lane`, and of no use but to hand to it."""
 
-    __slots__ = ("jobs", "open", "share")
+    __slots__ = ("jobs", "open", "running", "share")
 
     def __init__(self, share: Share) -> None:
         self.share = share
         self.jobs: dict[Job, None] = {}  # those that are not over, in the order of their requests
+        self.running = 0  # jobs that a worker has in hand, withdrawn ones too
         self.open = True
 
 

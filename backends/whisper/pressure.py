@@ -86,15 +86,16 @@ class Pressure:
 
     def stretch(self, now: float) -> float:
         """Factor on the time between two partials of a stream, 1 to `MOST_STRETCH`."""
-        if (elapsed := now - self._stepped) >= STEP_SECONDS:
+        if now - self._stepped >= STEP_SECONDS:
+            relaxed = now - max(self._stepped, self._raised + FRESH_SECONDS)
             self._stepped = now
             _forget(self._waits, now - FRESH_SECONDS)
             if _often(self._waits):
                 self._stretch = min(MOST_STRETCH, self._stretch * RAISE)
                 self._raised = now
                 self._waits.clear()
-            elif now - self._raised > FRESH_SECONDS:
-                self._stretch = 1 + (self._stretch - 1) * math.exp(-elapsed / RELAX_SECONDS)
+            elif relaxed > 0:
+                self._stretch = 1 + (self._stretch - 1) * math.exp(-relaxed / RELAX_SECONDS)
         return self._stretch
 
     def refusal(self, now: float, overdue: int = 0) -> str | None:

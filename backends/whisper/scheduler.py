@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -239,7 +240,7 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
         ahead = 2 * self._plan.workers * self._plan.max_batch
         while self._preparing.idle and self._raw:
             job = min(self._raw, key=lambda job: job.turn(now))
-            if job.kind is Kind.PARTIAL and len(self._ready) >= ahead:
+            if job.kind is Kind.PARTIAL and sum(other.kind is Kind.PARTIAL for other in self._ready) >= ahead:
                 break
             del self._raw[job]
             job.state = State.PREPARING
@@ -267,7 +268,8 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
         while self._decoding.idle and self._ready:
             batch = self._ready.take(now, len(self._lanes))
             if batch is None:
-                self._due = asyncio.get_running_loop().call_at(self._ready.due(), self._schedule)
+                if (due := self._ready.due()) < math.inf:
+                    self._due = asyncio.get_running_loop().call_at(due, self._schedule)
                 return
             for job in batch.jobs:
                 job.state = State.RUNNING
