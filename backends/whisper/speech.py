@@ -18,8 +18,8 @@ CONTEXT: Final = 64
 """Samples: of a frame, and of the audio before it that the model is given with it."""
 
 LEAST_EVIDENCE: Final = 0.1
-"""Of one span, for a window to count as speech at all: so many seconds of what is surely speech, or more of what may be.
-Chords and melodies reach 0.05 to 0.15, the shortest words 0.2, two seconds over a bad telephone line 0.7."""
+"""Of one span, for a window to count as speech at all: seconds of what is surely speech, or more of what may be. Chords
+and melodies reach 0.05 to 0.15, the shortest words 0.2, two seconds over a bad telephone line 0.7."""
 WEAK_EVIDENCE: Final = 0.03
 """Of a span beside one that is speech: a short word said softly, not a click."""
 LONGEST_GAP_FRAMES: Final = 6
