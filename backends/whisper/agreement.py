@@ -119,7 +119,6 @@ class Agreement:
         self.position = 0
         """Grows with each word committed and with each final. Note it when a partial decode is asked for, and hand
         it to `partial` with the hypothesis, should another answer come between."""
-        self._first = 0  # the position behind the last final
         self._stopped = False  # the newest hypothesis stopped early: the tail is an older one's
         self._heard: float | None = None  # seconds of audio that the tail was heard in
         self._bound: float | None = None  # the committed words lie before it
@@ -158,7 +157,8 @@ class Agreement:
             settled: so many of its pieces, from the first, are complete. None: all but the last word, whose audio
                 may go on.
             after: the `position` when the decode was asked for. Words that were committed since are looked for in the
-                continuation and left out; a hypothesis from before the last final is ignored. None: the present one.
+                continuation and left out; where some have left the window, the hypothesis is ignored. None: the present
+                one.
             seconds: how much audio the window held; None: unknown. The final finds its place more surely with it.
 
         Raises:
@@ -167,8 +167,8 @@ class Agreement:
         missed = 0 if after is None else self.position - after
         if missed < 0:
             raise ValueError(f"after {after} of {self.position}")
-        if missed > self.position - self._first or missed > len(self.committed):
-            return
+        if missed > len(self.committed):
+            return  # some of them have left, with a final or trimmed
         groups = _grouped(continuation)
         heard = tuple(_joined(group) for group in groups)
         if settled is None:
@@ -194,13 +194,16 @@ class Agreement:
         The committed words stay verbatim. What follows them is the hypothesis behind the place up to which it matches
         them best. They get the times of the words they match, those that match none a time between their neighbours'.
         """
-        committed = self.committed
-        heard = words(hypothesis)
-        place, groups = _align(committed, heard[: self._reach(heard)])
-        rest = _behind(committed, heard, place)
-        result = _with_times(committed, heard, groups, rest, self._bound) + rest
+        result = self.joined(hypothesis)
         self._reset()
         return result
+
+    def joined(self, hypothesis: Sequence[Piece]) -> tuple[Piece, ...]:
+        """What `final` would give, without an end: the first words are the committed ones, with times."""
+        heard = words(hypothesis)
+        place, groups = _align(self.committed, heard[: self._reach(heard)])
+        rest = _behind(self.committed, heard, place)
+        return _with_times(self.committed, heard, groups, rest, self._bound) + rest
 
     def rejected(self) -> tuple[Piece, ...]:
         """The guards rejected the final hypothesis: only the committed words, without times. Begins anew."""
@@ -244,7 +247,6 @@ class Agreement:
 
     def _reset(self) -> None:
         self.position += 1  # what is decoded just now belongs to the window that is closed
-        self._first = self.position
         self.committed = self.tail = ()
         self._stopped = False
         self._heard = self._bound = None
@@ -290,16 +292,18 @@ def cut(
     return best[1] if best else None
 
 
-def forced_cut(pieces: Sequence[Piece], seconds: float, gaps: Sequence[tuple[float, float]] = ()) -> Cut:
+def forced_cut(
+    pieces: Sequence[Piece], seconds: float, gaps: Sequence[tuple[float, float]] = (), *, committed: int = 0
+) -> Cut:
     """Where to cut a window at its limit if `cut` finds nothing: behind the last word but two of the hypothesis.
 
     The last two may be wrong, because their audio goes on. They are given up, too, where more than half of the window
-    would stay; and where no word is left, so is the silence. Arguments as for `cut`.
+    would stay; and where no word is left, so is the silence. All committed words go. Arguments as for `cut`.
     """
     least = seconds / 2
     for kept in (2, 1):
         count = len(pieces) - kept
-        if count < 1 or (end := pieces[count - 1].end) is None:
+        if count < max(1, committed) or (end := pieces[count - 1].end) is None:
             continue
         at, _ = _between(end, pieces[count].start, gaps)
         if least <= at < seconds:
@@ -310,12 +314,12 @@ def forced_cut(pieces: Sequence[Piece], seconds: float, gaps: Sequence[tuple[flo
 
 def _between(end: float, following: float | None, gaps: Iterable[tuple[float, float]]) -> tuple[float, bool]:
     """Where to cut between two words, and whether there is a pause: its middle, for the words' times are not exact."""
-    start, stop = sorted((end, end if following is None else following))
-    pauses = [(min(b, stop + LATE_SECONDS / 2), max(a, start - LATE_SECONDS / 2)) for a, b in gaps]
-    longest = max(pauses, key=lambda pause: pause[0] - pause[1], default=(0.0, 0.0))
-    if longest[0] - longest[1] >= PAUSE_SECONDS:
-        return sum(longest) / 2, True
-    return (start + stop) / 2, False
+    start = end if following is None else following
+    pauses = [(max(a, end - LATE_SECONDS / 2), min(b, start + LATE_SECONDS / 2)) for a, b in gaps]
+    begin, stop = max(pauses, key=lambda pause: pause[1] - pause[0], default=(0.0, 0.0))
+    if stop - begin >= PAUSE_SECONDS:
+        return (begin + stop) / 2, True
+    return (end + start) / 2, False
 
 
 def _grouped(pieces: Iterable[Piece]) -> list[list[Piece]]:
@@ -444,8 +448,7 @@ def _table(ours: Sequence[str], theirs: Sequence[str]) -> tuple[list[list[int]],
 def _behind(committed: Sequence[Piece], heard: tuple[Piece, ...], place: int) -> tuple[Piece, ...]:
     """The words behind a place, so that they can follow the committed ones: with a space where words have one."""
     rest = heard[place:]
-    spaced = any(word.text[:1].isspace() for word in (*committed, *heard))
-    if not committed or not rest or place or not spaced or not _glued(committed[-1].text, rest[0].text):
+    if not committed or not rest or not _glued(committed[-1].text, rest[0].text):
         return rest
     return (dataclasses.replace(rest[0], text=" " + rest[0].text), *rest[1:])
 

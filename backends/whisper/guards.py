@@ -143,7 +143,7 @@ def _too_fast(pieces: Sequence[Piece], speech_seconds: float, rules: GuardRules)
         _WIDE if unicodedata.east_asian_width(char) in "WF" else 1.0
         for key in keys
         for char in key
-        if not unicodedata.combining(char)
+        if unicodedata.category(char)[0] != "M"  # a vowel sign is said with its consonant
     )
     seconds = speech_seconds + SLACK_SECONDS
     return words > rules.words_per_second * seconds or characters > rules.characters_per_second * seconds

@@ -247,9 +247,9 @@ def test_tails_are_given_up_one_at_a_time() -> None:
 def test_text_has_no_space_in_front_and_committed_length_none_at_the_end() -> None:
     agreement = Agreement()
     for _ in range(2):
-        agreement.partial((Piece(" a ", (1,)), Piece(" b", (2,)), Piece(" c", (3,))))
-    assert agreement.text == "a  b c"
-    assert agreement.committed_length == len("a  b")
+        agreement.partial(split(" a", " b ", "c"))
+    assert agreement.text == "a b c"
+    assert agreement.committed_length == len("a b")
     agreement.trim(1)
     assert agreement.text == "b c"
 
@@ -261,6 +261,14 @@ def test_an_answer_may_be_overtaken_by_the_one_before_it() -> None:
     agreement = after("a b")
     asked = agreement.position
     agreement.partial(said("a b c"))  # commits a b while the other is decoded
+    agreement.partial(said("a b c d"), after=asked)
+    assert state(agreement) == ("a b c", "d")
+
+
+def test_a_late_answer_does_not_commit_its_last_word_either() -> None:
+    agreement = after("a b c d")
+    asked = agreement.position
+    agreement.partial(said("a b c d"))
     agreement.partial(said("a b c d"), after=asked)
     assert state(agreement) == ("a b c", "d")
 
@@ -279,8 +287,11 @@ def test_an_answer_from_before_the_final_is_ignored() -> None:
     agreement.final(said("a b c"))
     agreement.partial(said("c d"), after=asked)
     assert agreement.text == ""
-    agreement.partial(said("e f"), after=agreement.position)
-    assert agreement.text == "e f"
+    for _ in range(2):
+        agreement.partial(said("e f g h"), after=agreement.position)
+    assert state(agreement) == ("e f g", "h")
+    agreement.partial(said("c d e f g h i"), after=asked)
+    assert state(agreement) == ("e f g", "h")
 
 
 def test_an_answer_to_words_that_were_trimmed_since_is_ignored() -> None:
@@ -389,6 +400,20 @@ def test_the_bound_is_that_of_the_hypothesis_before() -> None:
     assert joined_text(agreement.final(said("q r", 2.0))) == "a q r"
 
 
+def test_what_the_next_hypothesis_commits_was_heard_before_the_window_moved() -> None:
+    agreement = Agreement()
+    agreement.partial(said("a b c"), seconds=5.0)
+    agreement.trim(1, 4.0)  # b c were heard in what is now the first second
+    agreement.partial(said("b c"), settled=2, seconds=3.0)
+    assert joined_text(agreement.final(said("q r", 2.0))) == "b c q r"
+
+
+def test_joining_ends_nothing() -> None:
+    agreement = after("a b c", "a b c d")
+    assert joined_text(agreement.joined(said("a b c e", 0.0))) == "a b c e"
+    assert state(agreement) == ("a b c", "d")
+
+
 def test_words_keep_their_space_where_the_hypothesis_has_none_in_front() -> None:
     agreement = Agreement()
     for _ in range(2):
@@ -426,6 +451,13 @@ def test_committed_words_get_the_times_of_their_matches() -> None:
     assert [word.text for word in result] == [" the", " cat", " sat", " down"]
     assert times(result) == [(1.0, 1.4), (1.5, 1.9), (2.0, 2.4), (2.5, 2.9)]
     assert {word.probability for word in result} == {0.9}
+
+
+def test_times_of_partial_hypotheses_are_not_kept() -> None:
+    agreement = Agreement()
+    for _ in range(2):
+        agreement.partial(said("uh a", 7.0), settled=2)
+    assert times(agreement.final(said("a", 1.0))) == [(0.4, 1.0), (1.0, 1.4)]
 
 
 def test_two_words_share_the_time_of_the_one_they_match() -> None:
@@ -488,6 +520,7 @@ TEXT = st.sampled_from(
         " A,",
         " b",
         " b.",
+        " b ",
         " ab",
         "a",
         "-b",
@@ -733,6 +766,7 @@ def test_a_window_at_its_limit_keeps_two_words() -> None:
         (said("a b c d", 3.9), (3, 5.35)),
         (said("a b c"), (3, 5.0)),
         ((Piece(" a", (1,), 0.0, 11.0),), (1, 10.0)),
+        (said("a b c", 9.9), (3, 10.0)),
     ],
 )
 def test_a_window_at_its_limit_is_always_cut(pieces: tuple[Piece, ...], found: tuple[int, float]) -> None:
@@ -741,6 +775,17 @@ def test_a_window_at_its_limit_is_always_cut(pieces: tuple[Piece, ...], found: t
 
 def pairs(times: Sequence[float]) -> list[tuple[float, float]]:
     return list(zip(times[::2], times[1::2], strict=False))
+
+
+def test_a_forced_cut_leaves_no_committed_word_behind() -> None:
+    late = (*said("a", 0.0), *said("b c d", 8.0))
+    assert [rounded(forced_cut(late, 10.0, committed=n)) for n in range(5)] == [
+        (2, 8.45),
+        (2, 8.45),
+        (2, 8.45),
+        (3, 8.95),
+        (4, 9.4),
+    ]
 
 
 @st.composite

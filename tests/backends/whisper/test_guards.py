@@ -113,7 +113,7 @@ def test_a_loop_of_characters_is_found_in_scripts_without_spaces() -> None:
     looping = signs("はい" + "ありがとう" * 6)
     assert judge(heard(looping)) is Rejection.LOOP
     assert texts(without_loop(looping)) == "はいありがとう"
-    assert judge(heard(signs("ありがとうありがとうありがとう"))) is None
+    assert judge(heard(signs("ありがとう" * 4))) is None  # as four times a word or two
     assert judge(heard(signs("哈哈哈哈哈"))) is None
 
 
@@ -219,6 +219,13 @@ def test_a_character_of_chinese_takes_longer_than_a_letter() -> None:
     fast = "今天天气很好我们去公园散步吧然后一起吃晚饭看一场新电影"
     assert judge(heard(signs(fast)), speech_seconds=1.0) is Rejection.RATE
     assert judge(heard(signs(fast)), speech_seconds=4.0) is None
+
+
+def test_vowel_signs_and_marks_take_no_time_of_their_own() -> None:
+    thai = "ที่นี่มีที่กินดีที่สุดที่ฉันรู้จักในเมืองนี้ครับ"
+    assert len(thai) > 35 * 1.0
+    assert judge(heard(signs(thai)), speech_seconds=0.5) is None
+    assert judge(heard(said("oui") + tuple(Piece(" -", (0,)) for _ in range(6))), speech_seconds=0.1) is None
 
 
 def test_where_speech_is_unknown_any_rate_is_possible() -> None:
