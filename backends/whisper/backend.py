@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Final
@@ -81,9 +82,11 @@ class WhisperBackend(AsyncBackend):
 
     async def load(self) -> None:
         """Find, download, load and try the model, or the one that the schedule names for this time of day."""
+        began = time.time()
         await self._models.use(self._schedule.now() or self._options.model)
         if self._schedule:
-            self._following = asyncio.create_task(follow(self._schedule, self.use_model), name="whisper-schedule")
+            following = follow(self._schedule, self.use_model, loaded_at=began)
+            self._following = asyncio.create_task(following, name="whisper-schedule")
 
     async def use_model(self, model: str) -> None:
         """Give another model to every utterance that begins from now on."""

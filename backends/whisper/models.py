@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -74,7 +74,7 @@ class Models:
         self._loaded: Loaded | None = None
         self._available = asyncio.Event()
         self._switching = asyncio.Lock()
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def loaded(self) -> Loaded | None:
@@ -97,6 +97,8 @@ class Models:
             BackendError: it cannot be had or loaded.
         """
         async with self._switching:
+            if self._loaded is not None and self._loaded.model.name == name:
+                return
             try:
                 folder = await asyncio.to_thread(
                     store.find, name, self._options.download_folder, self._say, offline=self._options.offline
@@ -113,9 +115,9 @@ class Models:
 
     async def close(self) -> None:
         """Release every model. No stream is open any more."""
-        for task in self._retiring:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
             await loaded.close()
@@ -128,9 +130,13 @@ class Models:
 
     def _retire(self, old: Loaded) -> None:
         old.retire()
-        task = asyncio.create_task(_closed_when_idle(old), name="whisper-retire")
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._own(_closed_when_idle(old), "whisper-retire")
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _replace(self, old: Loaded, name: str, folder: Path) -> None:
         """There is no room for both."""
@@ -154,9 +160,14 @@ class Models:
         await old.close()
         try:
             self._install(await self._load(name, folder))
-        except BaseException:
-            self._install(await self._load(old.model.name, old.model.folder))
+        except BaseException as exc:
+            back = self._own(self._restore(old), "whisper-restore")
+            if not isinstance(exc, asyncio.CancelledError):
+                await back
             raise
+
+    async def _restore(self, old: Loaded) -> None:
+        self._install(await self._load(old.model.name, old.model.folder))
 
     async def _load(self, name: str, folder: Path) -> Loaded:
         options = self._options

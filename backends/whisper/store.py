@@ -41,7 +41,7 @@ def find(name: str, folder: Path | None, progress: Progress, *, offline: bool = 
             f"there is no Whisper model {name!r}: it may be a folder, a repository (owner/name), or one of "
             + ", ".join(REPOSITORIES),
             code="unknown_model",
-            fault=Fault.OPERATOR,
+            fault=Fault.CLIENT,
         )
     try:
         found = _snapshot(repository, folder, local_files_only=True)
@@ -52,7 +52,7 @@ def find(name: str, folder: Path | None, progress: Progress, *, offline: bool = 
             ) from None
         found = _download(name, repository, folder, progress)
     except HFValidationError as exc:
-        raise BackendError(f"{name!r} is no name of a repository", code="unknown_model", fault=Fault.OPERATOR) from exc
+        raise BackendError(f"{name!r} is no name of a repository", code="unknown_model", fault=Fault.CLIENT) from exc
     check(found)
     return found
 
@@ -97,7 +97,7 @@ def _download(name: str, repository: str, folder: Path | None, progress: Progres
             raise BackendError(
                 f"there is no repository {repository} to download, or it is not public (HTTP {status})",
                 code="unknown_model",
-                fault=Fault.OPERATOR,
+                fault=Fault.CLIENT,
             ) from exc
         raise _unavailable(name, f"the download failed with HTTP {status}") from exc
     except (OSError, httpx.HTTPError, LocalEntryNotFoundError) as exc:
