@@ -25,6 +25,8 @@ RESCUE_SHARE: Final = 0.2
 """Most of a worker's time that goes to such partials."""
 HALVED_SECONDS: Final = 60.0
 """How long batches stay half as large after one did not fit into memory. Then they double, so often again."""
+TICK: Final = 0.001
+"""Seconds: uvloop's clock and timers know no less, and a timer may come that much early."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +69,7 @@ class Batcher:
 
     def due(self) -> float:
         """When the oldest that may be taken has waited long enough; infinite if there is none."""
-        return min((job.asked for job in self._free()), default=math.inf) + self._wait
+        return min((job.since for job in self._free()), default=math.inf) + self._wait
 
     def take(self, now: float, lanes: int) -> Batch | None:
         """The next batch, for a worker that is free; None while there is none, or it pays to wait for more.
@@ -81,7 +83,7 @@ class Batcher:
         leader = starving or turns[0]
         jobs, most = self._together(leader, turns, now)
         everybody = len({job.lane for job in jobs}) >= lanes
-        if len(jobs) < most and not everybody and now < self.due():
+        if len(jobs) < most and not everybody and now < self.due() - TICK:
             return None
         for job in jobs:
             del self._ready[job]
@@ -122,7 +124,7 @@ class Batcher:
         """A partial that has waited too long behind finals, if it may go before one."""
         if turns[0].kind is not Kind.FINAL or now < self._rescue_at:
             return None
-        return next((job for job in turns if job.kind is Kind.PARTIAL and now - job.asked >= STARVING_SECONDS), None)
+        return next((job for job in turns if job.kind is Kind.PARTIAL and now - job.since >= STARVING_SECONDS), None)
 
     def _limit(self, now: float) -> int:
         """The largest batch just now."""

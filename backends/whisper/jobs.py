@@ -49,9 +49,13 @@ class Lane:
 
 
 class Job:
-    """A request, until it is over. `asked` is the loop's time when it was made, in seconds."""
+    """A request, until it is over. Times are the loop's, in seconds.
 
-    __slots__ = ("asked", "future", "key", "kind", "lane", "most", "prepared", "request", "state", "taken")
+    `asked`: when it was made; `since`: for how long the stream has waited, which a partial inherits from the one that
+    it replaces. Else a stream whose partials are replaced sooner than their turn comes would never have one decoded.
+    """
+
+    __slots__ = ("asked", "future", "key", "kind", "lane", "most", "prepared", "request", "since", "state", "taken")
 
     def __init__(self, lane: Lane, request: Request, key: Hashable, asked: float, future: asyncio.Future[Any]) -> None:
         self.lane = lane
@@ -59,6 +63,7 @@ class Job:
         self.kind = Kind(request.kind)
         self.key = key
         self.asked = asked
+        self.since = asked
         self.future = future
         self.most: int | None = None  # size of the largest batch that it may be in, after one has failed
         self.prepared: Any = None
@@ -72,7 +77,7 @@ class Job:
 
     def turn(self, now: float) -> tuple[Kind, float]:
         """Whose turn it is: less comes first."""
-        return self.kind, self.asked + self.lane.share.penalty(now)
+        return self.kind, self.since + self.lane.share.penalty(now)
 
     def live(self, now: float) -> bool:
         """Whether the promise is for this one; see `Share.live`."""

@@ -56,6 +56,7 @@ class Pressure:
     def waited(self, kind: Kind, seconds: float, now: float) -> None:
         """A request was taken up after so long, or replaced while it still waited."""
         self._waits.append((now, seconds > LONG_WAIT[kind] * self._promise))
+        self.stretch(now)  # whether anybody asks or not
 
     def answered(self, seconds: float, waited: float, now: float) -> None:
         """A final took so long from request to answer; `waited` of it nobody worked on it."""

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 CLOSE_SECONDS: Final = 5.0
 """How long what is being decoded may go on after `close`."""
+REPORT_SECONDS: Final = 10.0
+"""Between two reports of the decoder's failures."""
 
 _OUT_OF_MEMORY: Final = ("out of memory", "out_of_memory", "alloc_failed", "bad_alloc", "failed to allocate")
 """What CTranslate2 and CUDA's libraries say, in lower case."""
@@ -117,6 +119,8 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
         self._closed = False
         self._scheduled: asyncio.Handle | None = None
         self._due: asyncio.TimerHandle | None = None
+        self._failures = 0
+        self._reported = -math.inf
 
     async def start(self) -> None:
         """Start the threads, once.
@@ -134,17 +138,19 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
         self._metrics.plan(asdict(self._plan), lambda: self.partial_stretch)
         log.info("how whisper decodes: %s", self._plan.reason)
 
-    async def close(self) -> None:
-        """Fail what waits, let what is being decoded end within a few seconds, and end the threads."""
-        if self._closed:
-            return
+    async def close(self) -> bool:
+        """Fail what waits, let what is being decoded end within a few seconds, and end the threads.
+
+        Returns whether all of them have ended: False means that one still hangs inside the decoder.
+        """
         self._closed = True
         for handle in (self._scheduled, self._due):
             if handle is not None:
                 handle.cancel()
         for job in [job for lane in self._lanes for job in lane.jobs if job.waits]:
             self._fail(job, _closed())
-        await asyncio.gather(self._preparing.close(CLOSE_SECONDS), self._decoding.close(CLOSE_SECONDS))
+        ended = await asyncio.gather(self._preparing.close(CLOSE_SECONDS), self._decoding.close(CLOSE_SECONDS))
+        return all(ended)
 
     @contextlib.contextmanager
     def lane(self) -> Iterator[Lane]:
@@ -183,6 +189,8 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
         future: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
         job = Job(lane, request, self._decoder.key(request), now, future)
         for other in [other for other in lane.jobs if other.kind is Kind.PARTIAL and other.waits]:
+            if job.kind is Kind.PARTIAL:
+                job.since = other.since
             self._replace(other, now)
         lane.jobs[job] = None
         self._raw[job] = None
@@ -191,6 +199,8 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
             return await future
         finally:
             self._forget(job)
+            if future.done() and not future.cancelled():
+                future.exception()  # whoever was cancelled at the same moment does not ask for it
 
     @property
     def partial_stretch(self) -> float:
@@ -237,11 +247,13 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
 
     def _prepare(self, now: float) -> None:
         """The first stage. Partials' features are not made far ahead: under pressure most would be for nothing."""
-        ahead = 2 * self._plan.workers * self._plan.max_batch
-        while self._preparing.idle and self._raw:
-            job = min(self._raw, key=lambda job: job.turn(now))
-            if job.kind is Kind.PARTIAL and sum(other.kind is Kind.PARTIAL for other in self._ready) >= ahead:
-                break
+        ahead = 2 * self._plan.workers * self._plan.max_batch - sum(job.kind is Kind.PARTIAL for job in self._ready)
+        while self._preparing.idle:
+            wanted = [job for job in self._raw if job.kind is Kind.FINAL or ahead > 0]
+            if not wanted:
+                return
+            job = min(wanted, key=lambda job: job.turn(now))
+            ahead -= job.kind is Kind.PARTIAL
             del self._raw[job]
             job.state = State.PREPARING
             self._preparing.run(job.request, functools.partial(self._prepared, job))
@@ -319,7 +331,7 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
             log.warning("%d windows did not fit into memory; for now at most %d go together", size, limit)
         elif not isinstance(error, BackendError):
             most = 1 if size > 1 else 0
-            log.error("decoding %d windows failed", size, exc_info=error)
+            self._report(error, now)
         for job in batch.jobs:
             if job.state is not State.RUNNING:
                 continue
@@ -331,11 +343,18 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
                 job.most = most
                 self._make_ready(job)
 
+    def _report(self, error: Exception, now: float) -> None:
+        """Not each of them: a model that always fails does so many times a second."""
+        self._failures += 1
+        if now - self._reported >= REPORT_SECONDS:
+            log.error("decoding failed, %d times since the last report", self._failures, exc_info=error)
+            self._failures, self._reported = 0, now
+
     # How a job ends.
 
     def _waited(self, job: Job, now: float) -> None:
         if job.live(now):
-            self._pressure.waited(job.kind, now - job.asked, now)
+            self._pressure.waited(job.kind, now - job.since, now)
 
     def _replace(self, job: Job, now: float) -> None:
         self._metrics.dropped()

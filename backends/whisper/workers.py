@@ -123,8 +123,11 @@ class Workers(Generic[Task, Answer]):
         """Give an idle thread a task. `ended` is called once, on the loop, never from within this call."""
         self._assign(_Run(task, ended))
 
-    async def close(self, limit_seconds: float) -> None:
-        """Let the threads end their tasks and end; what is not done within the limit fails with `unavailable`."""
+    async def close(self, limit_seconds: float) -> bool:
+        """Let the threads end their tasks and end; what is not done within the limit fails with `unavailable`.
+
+        Returns whether all of them have ended.
+        """
         self._closing = True
         for timer in (self._look, self._rehire):
             if timer is not None:
@@ -134,12 +137,14 @@ class Workers(Generic[Task, Answer]):
         if self._all:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._gone.wait(), limit_seconds)
-        late = [worker for worker in self._all if worker.thread.is_alive()]
-        if late or self._abandoned:
-            log.warning("%s: %d threads are left behind in their work", self._name, len(late) + len(self._abandoned))
         for worker in list(self._all):
             self._all.discard(worker)
+            self._abandoned.add(worker)
             self._fail(worker, "the engine was closed", "unavailable")
+        late = sum(worker.thread.is_alive() for worker in self._abandoned)
+        if late:
+            log.warning("%s: %d threads are left behind in their work", self._name, late)
+        return not late
 
     def _assign(self, run: _Run[Task, Answer]) -> None:
         while self._idle:

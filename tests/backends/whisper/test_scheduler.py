@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import random
 import statistics
 import threading
@@ -269,6 +270,51 @@ def test_a_partial_that_is_replaced_costs_no_features() -> None:
     virtual.run(main())
 
 
+def test_a_partial_inherits_the_place_of_the_one_it_replaces() -> None:
+    async def main() -> None:
+        async with scheduling(fake := Fake(base=1.0)) as scheduler:
+            with scheduler.lane() as lane, scheduler.lane() as other:
+                tasks = await soon(scheduler, other, Ask("running"))
+                await asyncio.sleep(0.1)
+                tasks += await soon(scheduler, lane, Ask("old", PARTIAL))
+                await asyncio.sleep(0.1)
+                with scheduler.lane() as third:
+                    tasks += await soon(scheduler, third, Ask("between", PARTIAL))
+                    await asyncio.sleep(0.1)
+                    tasks += await soon(scheduler, lane, Ask("new", PARTIAL))
+                    await asyncio.gather(*tasks, return_exceptions=True)
+        assert fake.batches == [["running"], ["new"], ["between"]]
+
+    virtual.run(main())
+
+
+def test_streams_whose_partials_never_come_in_time_take_turns() -> None:
+    """Each asks anew before its turn could come, and there is time for a twentieth of what they ask for."""
+
+    async def main() -> None:
+        async with scheduling(Fake(base=0.5)) as scheduler:
+            done = [0] * 20
+
+            async def stream(n: int) -> None:
+                async def ask() -> None:
+                    with contextlib.suppress(Replaced):
+                        await scheduler.decode(lane, Ask("partial", PARTIAL))
+                        done[n] += 1
+
+                with scheduler.lane() as lane:
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(400):
+                            group.create_task(ask())
+                            await asyncio.sleep(0.5)
+
+            await asyncio.gather(*map(stream, range(20)))
+            assert scheduler.partial_stretch == 8.0
+            assert sum(done) >= 400
+            assert max(done) - min(done) <= 2
+
+    virtual.run(main())
+
+
 def test_finals_replace_nothing_but_partials() -> None:
     async def main() -> None:
         async with scheduling(fake := Fake()) as scheduler:
@@ -521,6 +567,39 @@ def test_a_partial_whose_batch_failed_gives_way_to_a_newer_one() -> None:
                 tasks += await soon(scheduler, one, Ask("3", PARTIAL))
                 assert await ends(tasks) == [Replaced, "heard 2", "heard 3"]
         assert ["1"] not in fake.batches
+
+    virtual.run(main())
+
+
+def test_an_error_for_somebody_who_is_cancelled_at_that_moment_is_no_news() -> None:
+    async def main() -> None:
+        news: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: news.append(context))
+        async with scheduling(Fake()) as scheduler:
+            with scheduler.lane() as lane:
+                (task,) = await soon(scheduler, lane, Ask("1"))
+                for job in list(lane.jobs):
+                    job.future.set_exception(BackendError("nobody asks"))
+                del job
+                task.cancel()
+                assert await ends([task]) == [asyncio.CancelledError]
+        gc.collect()
+        assert not news
+
+    virtual.run(main())
+
+
+def test_a_model_that_always_fails_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def trouble(batch: list[Ask]) -> None:
+        raise ValueError
+
+    async def main() -> None:
+        async with scheduling(Fake(trouble=trouble)) as scheduler:
+            with scheduler.lane() as lane:
+                while now() < 25:
+                    assert await ends(await soon(scheduler, lane, Ask("1"))) == ["failed"]
+        assert len(caplog.records) == 3
+        assert "decoding failed, 100 times" in caplog.text
 
     virtual.run(main())
 
@@ -931,3 +1010,48 @@ async def test_a_cancelled_request_leaves_its_thread_to_others() -> None:
         decoder.released.set()
         with scheduler.lane() as lane:
             assert await ends(await soon(scheduler, lane, Ask("1"))) == ["heard 1"]
+
+
+@pytest.mark.parametrize("policy", ["asyncio", "uvloop"])
+def test_threads_that_are_killed_at_random_lose_no_request(policy: str) -> None:
+    chance = random.Random(3)
+    names: list[str] = []
+
+    class Slow(Threaded):
+        def decode(self, batch: Sequence[Ask]) -> list[str]:
+            for _ in range(len(batch) + 2):
+                time.sleep(0.0005)
+            return super().decode(batch)
+
+    async def stream(scheduler: Fakes, n: int) -> None:
+        with scheduler.lane() as lane:
+            for m in range(25):
+                ask = Ask(f"{n}.{m}", Kind(m % 2), group=chance.randrange(2))
+                (way,) = await ends(await soon(scheduler, lane, ask))
+                names.append(way)
+                assert way in {f"heard {ask.name}", "worker_died"}
+
+    async def kills(scheduler: Fakes) -> None:
+        while True:
+            await asyncio.sleep(0.01)
+            found = [thread for thread in threading.enumerate() if thread.name.startswith("whisper-")]
+            with contextlib.suppress(AssertionError):  # it is gone already
+                kill(chance.choice(found).ident or 0)
+
+    async def main() -> None:
+        metrics = WhisperMetrics()
+        async with scheduling(Slow(), workers=3, most=4, wait=0.001, real=True, metrics=metrics) as scheduler:
+            killing = asyncio.create_task(kills(scheduler))
+            async with asyncio.timeout(30):
+                await asyncio.gather(*(stream(scheduler, n) for n in range(12)))
+            killing.cancel()
+            assert scheduler._decoding.capacity == 3
+            assert scheduler._preparing.capacity == 4
+        assert metrics._deaths._value.get() > 3
+
+    factory = None if policy == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+    assert len(names) == 12 * 25
+    assert sum(name.startswith("heard") for name in names) > 200
+    assert not threads()

@@ -231,7 +231,7 @@ async def test_a_hanging_thread_that_dies_is_no_loss() -> None:
 async def test_close_waits_for_what_runs() -> None:
     async with pool(slowly, 2) as workers:
         tasks = [given(workers, 1), given(workers, 2)]
-        await workers.close(1.0)
+        assert await workers.close(1.0)
         assert [(await task).value for task in tasks] == [1, 2]
         assert alive() == 0
 
@@ -242,7 +242,7 @@ async def test_close_leaves_behind_what_hangs(caplog: pytest.LogCaptureFixture) 
         task = given(workers, 1)
         await gate.reached()
         began = time.monotonic()
-        await workers.close(0.1)
+        assert not await workers.close(0.1)
         assert time.monotonic() - began < 1
         assert code(await task) == "unavailable"
         assert "1 threads are left behind" in caplog.text

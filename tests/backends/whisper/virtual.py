@@ -89,7 +89,7 @@ class VirtualWorkers(Workers[Any, Any]):
             self.free += 1
             ended(outcome)
 
-    async def close(self, limit_seconds: float) -> None:
+    async def close(self, limit_seconds: float) -> bool:
         self._closing = True
         until = asyncio.get_running_loop().time() + limit_seconds
         while self.running and self._loop.time() < until:
@@ -97,3 +97,4 @@ class VirtualWorkers(Workers[Any, Any]):
         left: Mapping[object, Callable[[Outcome[Any]], None]] = dict(self.running)
         for token in left:
             self._over(token, Outcome(None, BackendError("closed", code="unavailable", retryable=True), 0.0))
+        return not left
