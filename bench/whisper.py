@@ -1,0 +1,282 @@
+"""How many live sessions the engine `whisper` carries, against a loop behind a lock on the same machine.
+
+- `python -m bench.whisper --gpu`: models of the true size of large-v3-turbo and small, with weights of chance, which
+  are made first. Needs `pip install -e '.[whisper,cuda]'` and nine minutes.
+- `python -m bench.whisper --cpu MODEL`: a small model on this machine's cores; whether texts are the same batched and
+  alone, then the sessions of both contenders.
+- `python -m bench.whisper --encoder-windows MODEL`: what shorter encoder windows save, and cost in accuracy.
+
+Sessions are carried when the 95th percentile of their finals comes within a second (`bench.whisper_load`). The number
+is searched for by runs in processes of their own, in the time of `--minutes`. Results are printed as they come, and
+written as JSON into `--results`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime as dt
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from bench.whisper_contender import CONTENDERS, add_options
+from bench.whisper_load import PROMISE_SECONDS, Gpu
+from bench.whisper_models import SIZES, make
+from bench.whisper_texts import same_texts
+from bench.whisper_windows import print_windows, windows
+
+GPU_SIZES: Final = ("large-v3-turbo", "small")
+MOST_SESSIONS: Final = 600
+PRECISION: Final = 0.08
+"""Of the number that is found."""
+STEP: Final = 1.5
+"""Factor on the number of sessions while nothing is known above, or below."""
+START_SECONDS: Final = 90.0
+"""A run may take so much longer than its sessions speak: its model is loaded, its last finals are waited for."""
+PARTIALS_PER_SECOND: Final = 1.2
+FINALS_PER_SECOND: Final = 0.18
+"""Of a session, pauses counted in: for a first guess."""
+_PACKAGES: Final = ("ctranslate2", "faster-whisper", "numpy", "onnxruntime", "uvloop")
+
+Report = dict[str, Any]
+Play = Callable[[int], Report]
+"""A run with so many sessions."""
+
+
+def main() -> int:
+    """Measure and print; the exit code is 1 where texts were not the same."""
+    args = _arguments()
+    report: Report = {"command": " ".join(sys.argv[1:]), "machine": machine(), "results": {}}
+    deadline = time.monotonic() + 60 * args.minutes
+    try:
+        if args.encoder_windows is not None:
+            report["results"]["encoder_windows"] = found = windows(args.encoder_windows, args)
+            print_windows(found)
+        elif args.gpu:
+            measure_gpu(args, report, deadline)
+        else:
+            measure_cpu(args, report, deadline)
+    finally:
+        if args.results is not None:
+            print(f"written: {write(report, args.results)}")
+    texts = report["results"].get("texts")
+    return 1 if texts is not None and texts["different"] else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.whisper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--gpu", action="store_true")
+    what.add_argument("--cpu", type=Path, metavar="MODEL")
+    what.add_argument("--encoder-windows", type=Path, metavar="MODEL")
+    parser.add_argument("--minutes", type=float, default=8.5, help="for all of it (default: 8.5)")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of each run (default: 20 with --gpu, else 40)")
+    parser.add_argument("--sizes", nargs="+", default=GPU_SIZES, choices=SIZES, help="of the random models")
+    parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS)
+    parser.add_argument("--models", type=Path, help="folder in which random models are kept (default: a temporary one)")
+    parser.add_argument("--results", type=Path, help="folder for the JSON")
+    add_options(parser)
+    args = parser.parse_args()
+    args.seconds = args.seconds or (20.0 if args.gpu else 40.0)
+    return args
+
+
+# What is measured
+
+
+def measure_gpu(args: argparse.Namespace, report: Report, deadline: float) -> None:
+    """The random models on the GPU."""
+    args.random = True
+    if args.device == "auto":
+        args.device = "cuda"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.models or Path(temporary)
+        folders = made(args.sizes, folder)
+        for number, (size, model) in enumerate(folders.items()):
+            left = deadline - time.monotonic()
+            until = time.monotonic() + left / (len(folders) - number)
+            report["results"][size] = compare(size, model, args, until)
+
+
+def measure_cpu(args: argparse.Namespace, report: Report, deadline: float) -> None:
+    """A model on the CPU."""
+    args.device = "cpu"
+    report["results"]["texts"] = texts = asyncio.run(same_texts(args.cpu, args))
+    print(
+        f"texts: {texts['windows']} windows in batches of {texts['batch']} and {texts['streams']} streams at once, "
+        f"against each alone: {texts['different']} differ",
+        flush=True,
+    )
+    report["results"][args.cpu.name] = compare(args.cpu.name, args.cpu, args, deadline)
+
+
+def compare(name: str, model: Path, args: argparse.Namespace, deadline: float) -> Report:
+    """Both contenders with one model."""
+    found: Report = {"costs": child("bench.whisper_costs", [str(model), *_options(args)], 300)}
+    print_costs(name, found["costs"])
+    for number, contender in enumerate(args.contenders):
+        until = time.monotonic() + (deadline - time.monotonic()) / (len(args.contenders) - number)
+
+        def play(sessions: int, contender: str = contender) -> Report:
+            options = [contender, str(model), f"--sessions={sessions}", f"--seconds={args.seconds}", *_options(args)]
+            run = child("bench.whisper_contender", options, args.seconds + START_SECONDS)
+            print_run(name, run)
+            return run
+
+        found[contender] = search(play, guess(contender, found["costs"]), until)
+        print(f"{name}, {contender}: carries {found[contender]['carried']} sessions", flush=True)
+    if all(found.get(contender, {}).get("carried") for contender in ("ours", "loop")):
+        found["ratio"] = round(found["ours"]["carried"] / found["loop"]["carried"], 2)
+        print(f"{name}: ours carries {found['ratio']} times the sessions of the loop", flush=True)
+    return found
+
+
+def guess(contender: str, costs: Report) -> int:
+    """Sessions to begin with, from what windows cost."""
+    if contender == "loop":
+        partial, final, workers = costs["loop"]["partial"], costs["loop"]["final"], 1
+    else:
+        size = str(costs["plan"]["max_batch"])
+        workers = costs["plan"]["workers"] if costs["device"] == "cpu" else 1
+        partial, final = (costs[kind].get(size, min(costs[kind].values())) for kind in ("partial", "final"))
+    busy: float = (PARTIALS_PER_SECOND * partial + FINALS_PER_SECOND * final) / 1e3 / workers
+    return max(1, min(MOST_SESSIONS, round(1 / busy)))
+
+
+def search(play: Play, first: int, deadline: float) -> Report:
+    """The greatest number of sessions that is carried, as closely as the time allows."""
+    runs: list[Report] = []
+    carried, failed = 0, MOST_SESSIONS + 1
+    sessions, longest = first, 0.0
+    while failed - carried > max(1, PRECISION * carried) and (not runs or time.monotonic() + longest < deadline):
+        began = time.monotonic()
+        run = play(sessions)
+        longest = max(longest, time.monotonic() - began)
+        runs.append(run)
+        if run.get("carried"):
+            carried = sessions
+        else:
+            failed = sessions
+        sessions = _next(carried, failed)
+    best = next((run for run in runs if run.get("sessions") == carried), None)
+    return {"carried": carried, "too_many": failed if failed <= MOST_SESSIONS else None, "best": best, "runs": runs}
+
+
+def _next(carried: int, failed: int) -> int:
+    if failed > MOST_SESSIONS:
+        return int(min(MOST_SESSIONS, max(carried + 1, math.ceil(STEP * carried))))
+    if not carried:
+        return max(1, math.floor(failed / STEP))
+    return max(carried + 1, min(failed - 1, round(math.sqrt(carried * failed))))
+
+
+def made(sizes: list[str], folder: Path) -> dict[str, Path]:
+    """The random models of these sizes, those made that are not there yet."""
+    folders = {size: folder / size for size in sizes}
+    missing = [size for size in sizes if not (folders[size] / "config.json").exists()]
+    began = time.monotonic()
+    with ProcessPoolExecutor(max_workers=max(1, len(missing))) as pool:
+        list(pool.map(make, [SIZES[size] for size in missing], [folders[size] for size in missing]))
+    if missing:
+        print(f"made {' and '.join(missing)} of random weights in {time.monotonic() - began:.0f} s", flush=True)
+    return folders
+
+
+# Processes
+
+
+def child(module: str, options: list[str], limit_seconds: float) -> Report:
+    """The JSON that a module prints; a run that breaks or hangs has carried nothing, and says why."""
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", module, *options],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=limit_seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return {"carried": False, "error": f"no answer in {limit_seconds:.0f} s"}
+    if result.returncode or not result.stdout:
+        if module != "bench.whisper_contender":
+            raise SystemExit(f"{module} failed (exit code {result.returncode})")
+        return {"carried": False, "error": f"exit code {result.returncode}"}
+    report: Report = json.loads(result.stdout.splitlines()[-1])
+    return report
+
+
+def _options(args: argparse.Namespace) -> list[str]:
+    options = [f"--device={args.device}", f"--compute-type={args.compute_type}", f"--speech={args.speech}"]
+    options += [f"--batch-size={args.batch_size}", f"--workers={args.workers}"]
+    return [*options, "--random"] if args.random else options
+
+
+def machine() -> Report:
+    """Where the figures come from."""
+    gpu = Gpu.first()
+    return {
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "gpu": None if gpu is None else gpu.name,
+        "load_average": os.getloadavg()[0],
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def write(report: Report, folder: Path) -> Path:
+    """The report as a file that is named after its time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"whisper-{dt.datetime.now(dt.UTC):%Y-%m-%d-%H%M%S}.json"
+    path.write_text(json.dumps(report, indent=1))
+    return path
+
+
+# For people
+
+
+def print_costs(name: str, costs: Report) -> None:
+    """Milliseconds of a window."""
+    print(f"{name} on {costs['device']}, {costs['compute_type']}; first use took {costs['first_use_seconds']} s")
+    print(f"  plan: {costs['plan']['reason']}")
+    print(f"  features {costs['prepare']} ms; alone through transcribe: partial {costs['loop']['partial']} ms, "
+          f"final {costs['loop']['final']} ms")  # fmt: skip
+    for kind in ("partial", "final"):
+        each = ", ".join(f"{size}: {milliseconds}" for size, milliseconds in costs[kind].items())
+        print(f"  {kind}, ms of each window by size of the batch: {each}", flush=True)
+
+
+def print_run(name: str, run: Report) -> None:
+    """One line."""
+    if "error" in run:
+        print(f"{name}: a run failed: {run['error']}", flush=True)
+        return
+    final, partial = run["final_ms"], run["partial_ms"]
+    verdict = "carried" if run["carried"] else "stopped" if run["stopped"] else "too many"
+    gpu = "" if run["gpu_percent"] is None else f", GPU {run['gpu_percent']:.0f} % {run['gpu_memory_mb']:.0f} MB"
+    print(
+        f"{name:16} {run['contender']:5} {run['sessions']:4} sessions: {verdict:8} "
+        f"final p50 {final.get('p50', 0):5.0f} p95 {final.get('p95', 0):5.0f} ms "
+        f"({run['finals']} finals, {run['late']} later than {PROMISE_SECONDS:g} s, {run['failures']} failures), "
+        f"partial p50 {partial.get('p50', 0):5.0f} p95 {partial.get('p95', 0):5.0f} ms, "
+        f"{run['partials_per_second']:.2f} a second of speech; CPU {run['cpu_percent']:.0f} %{gpu}, "
+        f"lag p95 {run['lag_ms'].get('p95', 0):.0f} ms, load {run['load_average']:.1f}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
