@@ -9,7 +9,6 @@ afresh, with beam search, and joined to them.
 from __future__ import annotations
 
 import asyncio
-import copy
 import itertools
 import math
 from collections import deque
@@ -99,6 +98,7 @@ class Stream:
         self._concluding = False
         self._listening = asyncio.Lock()
         self._steps: set[asyncio.Task[list[Result]]] = set()
+        self._ready: deque[asyncio.Task[list[Result]]] = deque()  # of these, those that have ended, in that order
         self._partials: set[asyncio.Task[list[Result]]] = set()  # of the steps, those of this window
         self._leases = ExitStack()
         self._leased: tuple[Loaded, Lane] | None = None
@@ -121,7 +121,8 @@ class Stream:
                 if reading is not None and reading.done():
                     self._take(reading.result())
                     reading = None
-                for step in [step for step in self._steps if step.done()]:
+                while self._ready:
+                    step = self._ready.popleft()
                     self._steps.discard(step)
                     if step.cancelled():
                         continue  # a partial of an utterance that is over
@@ -188,6 +189,7 @@ class Stream:
     def _begin(self, step: Coroutine[Any, Any, list[Result]], name: str) -> asyncio.Task[list[Result]]:
         task = asyncio.create_task(step, name=name)
         self._steps.add(task)
+        task.add_done_callback(self._ready.append)
         return task
 
     async def _look(self, end: int) -> list[Result]:
@@ -286,7 +288,7 @@ class Stream:
         try:
             if not speech:
                 return [self._final((), position, None)]
-            begin = max(self._start, speech[0].start - _samples(LEAD_SECONDS))
+            begin = self._start
             heard = await self._hear(begin, min(position, speech[-1].end + _samples(TAIL_SECONDS)), speech)
             pieces = self._agreement.rejected() if heard is None else self._agreement.final(heard.pieces)
             return [self._final(_shifted(pieces, begin), position, heard, speech)]
@@ -304,7 +306,7 @@ class Stream:
                 self._forget(position)
                 return [self._final(_shifted(pieces, begin), position, None, speech)]
             committed = len(self._agreement.committed)
-            joined = copy.deepcopy(self._agreement).final(heard.pieces)
+            joined = self._agreement.joined(heard.pieces)
             seconds = (end - begin) / RATE
             gaps = [
                 ((before.end - begin) / RATE, (after.start - begin) / RATE)
@@ -314,7 +316,7 @@ class Stream:
             if found is not None:
                 self._agreement.trim(found.words, found.seconds)
             else:
-                found = forced_cut(joined, seconds, gaps)
+                found = forced_cut(joined, seconds, gaps, committed=committed)
                 self._agreement = Agreement()
             position = min(max(begin + _samples(found.seconds), begin), end)
             self._forget(position)
@@ -349,7 +351,7 @@ class Stream:
         if doubtful:
             return max(doubtful, key=lambda heard: heard.log_probability)
         for _, heard in failed:
-            shorter = replace(heard, pieces=tuple(without_loop(heard.pieces)))
+            shorter = replace(heard, pieces=tuple(without_loop(heard.pieces, self._rules)))
             rejection = self._judged(shorter, speech)
             if shorter.pieces and rejection in {None, Rejection.LOG_PROBABILITY}:
                 return shorter
