@@ -328,7 +328,10 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
         if _out_of_memory(error):
             most = size // 2
             limit = self._ready.halve(size, now)
-            log.warning("%d windows did not fit into memory; for now at most %d go together", size, limit)
+            if size > 1:
+                log.warning("%d windows did not fit into memory; for now at most %d go together", size, limit)
+            else:
+                self._report(error, now)
         elif not isinstance(error, BackendError):
             most = 1 if size > 1 else 0
             self._report(error, now)

@@ -571,6 +571,30 @@ def test_a_partial_whose_batch_failed_gives_way_to_a_newer_one() -> None:
     virtual.run(main())
 
 
+def test_who_is_cancelled_at_the_moment_of_the_end_is_cancelled() -> None:
+    async def main() -> None:
+        async with scheduling(Fake()) as scheduler:
+            with scheduler.lane() as lane:
+                (answered,) = await soon(scheduler, lane, Ask("1"))
+                await asyncio.sleep(0.05)
+                asyncio.get_running_loop().call_at(0.1, answered.cancel)  # in the same turn, but first
+                assert await ends([answered]) == [asyncio.CancelledError]
+                assert now() == pytest.approx(0.1)
+
+                running, replaced = await soon(scheduler, lane, Ask("2"), Ask("3", PARTIAL))
+                newer = asyncio.create_task(scheduler.decode(lane, Ask("4", PARTIAL)))
+                replaced.cancel()
+                assert await ends([running, replaced, newer]) == ["heard 2", asyncio.CancelledError, "heard 4"]
+
+                running, failed = await soon(scheduler, lane, Ask("5"), Ask("6"))
+                await asyncio.sleep(0.05)
+                failed.cancel()
+                await scheduler.close()
+                assert await ends([running, failed]) == ["heard 5", asyncio.CancelledError]
+
+    virtual.run(main())
+
+
 def test_an_error_for_somebody_who_is_cancelled_at_that_moment_is_no_news() -> None:
     async def main() -> None:
         news: list[dict[str, Any]] = []
@@ -589,15 +613,18 @@ def test_an_error_for_somebody_who_is_cancelled_at_that_moment_is_no_news() -> N
     virtual.run(main())
 
 
-def test_a_model_that_always_fails_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("error", "code"), [(ValueError(), "failed"), (MemoryError(), "overloaded")])
+def test_a_model_that_always_fails_does_not_flood_the_log(
+    caplog: pytest.LogCaptureFixture, error: Exception, code: str
+) -> None:
     def trouble(batch: list[Ask]) -> None:
-        raise ValueError
+        raise error
 
     async def main() -> None:
         async with scheduling(Fake(trouble=trouble)) as scheduler:
             with scheduler.lane() as lane:
                 while now() < 25:
-                    assert await ends(await soon(scheduler, lane, Ask("1"))) == ["failed"]
+                    assert await ends(await soon(scheduler, lane, Ask("1"))) == [code]
         assert len(caplog.records) == 3
         assert "decoding failed, 100 times" in caplog.text
 
@@ -641,6 +668,22 @@ def test_before_start() -> None:
         await scheduler.close()
 
     virtual.run(main())
+
+
+async def test_a_system_that_gives_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if "decode" in thread.name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    scheduler: Fakes = Scheduler(Fake(), Plan(1, 1, 0.0, 1, ""))
+    with pytest.raises(BackendError) as caught:
+        await scheduler.start()
+    assert (caught.value.code, caught.value.retryable) == ("unavailable", True)
+    assert not threads()
 
 
 @pytest.mark.parametrize("numbers", [(0, 1, 0.0, 1), (1, 0, 0.0, 1), (1, 1, -0.1, 1), (1, 1, 0.0, 0)])

@@ -189,6 +189,21 @@ async def test_a_thread_that_died_idle_and_untold_is_replaced(monkeypatch: pytes
         assert (await given(workers, 1)).value == 1
 
 
+async def test_a_task_is_answered_even_where_no_thread_is_left_nor_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with pool(lambda task: task) as workers:
+        (worker,) = workers._all
+        with monkeypatch.context() as patch:
+            patch.setattr(Workers, "_tell", lambda *_: None)
+            worker.inbox.put(None)
+            await until(lambda: alive() == 0)
+            patch.setattr(threading.Thread, "start", refuse)
+            assert code(await given(workers, 1)) == "worker_died"
+        assert workers.capacity == 0
+
+
 async def test_a_thread_that_hangs_is_replaced_and_welcome_back(caplog: pytest.LogCaptureFixture) -> None:
     gate, heard = Gate(), Heard()
     async with pool(gate, limit_seconds=0.1, heard=heard) as workers:
