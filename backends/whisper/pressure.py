@@ -61,6 +61,7 @@ class Pressure:
     def answered(self, seconds: float, waited: float, now: float) -> None:
         """A final took so long from request to answer; `waited` of it nobody worked on it."""
         self._finals.append((now, self.late(seconds, waited)))
+        _forget(self._finals, now - WINDOW_SECONDS)
 
     def late(self, seconds: float, waited: float) -> bool:
         """Whether the promise was broken for want of room."""
@@ -75,12 +76,12 @@ class Pressure:
     def end(self, run: int, now: float) -> None:
         """It no longer is."""
         self._ran.append((self._running.pop(run), now))
+        while self._ran[0][1] < now - BUSY_SECONDS:
+            self._ran.popleft()
 
     def busy(self, now: float) -> float:
         """Share of the workers' time in which they worked lately, 0 to 1."""
         since = now - BUSY_SECONDS
-        while self._ran and self._ran[0][1] <= since:
-            self._ran.popleft()
         worked = sum(end - max(begin, since) for begin, end in self._ran if end > since)
         worked += sum(now - max(begin, since) for begin in self._running.values())
         return worked / (BUSY_SECONDS * self._workers)

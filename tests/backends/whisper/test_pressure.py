@@ -112,7 +112,6 @@ def test_busy_is_a_share_of_all_workers_lately() -> None:
     pressure.end(first, 7.5)
     assert pressure.busy(7.5) == pytest.approx((5 + 2.5) / (2 * BUSY_SECONDS))
     assert pressure.busy(12.6) == 0.0
-    assert not pressure._ran
 
 
 def test_always_busy_refuses_only_when_partials_can_give_way_no_more() -> None:
@@ -127,3 +126,14 @@ def test_always_busy_refuses_only_when_partials_can_give_way_no_more() -> None:
     assert pressure.refusal(now) is not None
     pressure.end(run, now)
     assert pressure.refusal(now + 1) is None
+
+
+def test_what_is_remembered_is_bounded_though_nobody_asks() -> None:
+    pressure = Pressure(1.0, 1)
+    for n in range(10_000):
+        pressure.waited(Kind.PARTIAL, 0.6, n / 10)
+        pressure.answered(1.5, 1.0, n / 10)
+        pressure.end(pressure.begin(n / 10), n / 10 + 0.05)
+    assert len(pressure._waits) <= 10 * FRESH_SECONDS + 1
+    assert len(pressure._finals) <= 10 * WINDOW_SECONDS + 1
+    assert len(pressure._ran) <= 10 * BUSY_SECONDS + 1
