@@ -89,7 +89,9 @@ class Stream:
         self._pcm = bytearray()  # from the beginning of the window on
         self._start = 0  # samples before it
         self._told = 0  # everything before is final
+        self._interval = _samples(options.partial_seconds)
         self._looked = 0  # how far the last step looked
+        self._asked = 0  # how far the last partial reaches
         self._marks: deque[int] = deque()  # flushes
         self._ended = False
         self._decoded_until = 0  # speech up to here is in a partial
@@ -179,13 +181,6 @@ class Stream:
             self._looked = self._end
             self._begin(self._look(self._end), "whisper-look")
 
-    @property
-    def _interval(self) -> int:
-        """Samples between two looks."""
-        loaded = self._models.loaded
-        stretch = loaded.scheduler.partial_stretch if loaded is not None and self._announced else 1.0
-        return _samples(min(self._options.partial_seconds * stretch, self._options.window_seconds / 4))
-
     def _begin(self, step: Coroutine[Any, Any, list[Result]], name: str) -> asyncio.Task[list[Result]]:
         task = asyncio.create_task(step, name=name)
         self._steps.add(task)
@@ -203,11 +198,18 @@ class Stream:
         if (step := self._due(speech, end)) is not None:
             self._concluding = True
             return await step
-        # While somebody pauses, the window that was decoded last has heard it all.
-        if self._config.partials and speech[-1].end > self._decoded_until:
-            self._decoded_until = end - _samples(SETTLED_SECONDS)
+        if self._partial_due(end, speech):
+            self._asked, self._decoded_until = end, end - _samples(SETTLED_SECONDS)
             self._partials.add(self._begin(self._partial(end, speech, utterance), "whisper-partial"))
         return self._announce(speech[0].start, end)
+
+    def _partial_due(self, end: int, speech: Sequence[Span]) -> bool:
+        # While somebody pauses, the window that was decoded last has heard it all.
+        if not self._config.partials or speech[-1].end <= self._decoded_until:
+            return False
+        loaded = self._models.loaded
+        stretch = 1.0 if loaded is None else loaded.scheduler.partial_stretch
+        return not self._announced or end - self._asked >= self._interval * stretch
 
     def _quiet(self, end: int) -> list[Result]:
         """Nobody speaks: only what an onset may need is kept."""
