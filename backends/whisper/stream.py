@@ -324,6 +324,7 @@ class Stream:
             self._forget(position)
             return [self._final(_shifted(joined[: found.words], begin), position, heard, speech)]
         finally:
+            self._looked = min(self._looked, end)
             self._another_window()
 
     # Hearing
@@ -426,7 +427,7 @@ class Stream:
         self._forget(position)
         self._agreement = Agreement()
         self._announced = False
-        self._looked = max(self._looked, position)
+        self._looked = position  # what has come meanwhile may hold the next end already
         self._another_window()
         if self._leased is not None and self._leased[0] is not self._models.loaded:
             self._release()
