@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.whisper_contender import CONTENDERS, add_options
-from bench.whisper_load import PROMISE_SECONDS, Gpu
+from bench.whisper_load import PROMISE_SECONDS, SAMPLES, Gpu
 from bench.whisper_models import SIZES, make
 from bench.whisper_texts import same_texts
 from bench.whisper_windows import print_windows, windows
@@ -91,6 +91,9 @@ def _arguments() -> argparse.Namespace:
     add_options(parser)
     args = parser.parse_args()
     args.seconds = args.seconds or (20.0 if args.gpu else 40.0)
+    model: Path | None = args.cpu or args.encoder_windows
+    if args.speech == SAMPLES and model is not None and (model.parent / "utterances").is_dir():
+        args.speech = model.parent / "utterances"  # the test model's: it knows no other words
     return args
 
 
@@ -266,13 +269,15 @@ def print_run(name: str, run: Report) -> None:
         return
     final, partial = run["final_ms"], run["partial_ms"]
     verdict = "carried" if run["carried"] else "stopped" if run["stopped"] else "too many"
+    words = "" if run["word_error_rate"] is None else f", word error rate {run['word_error_rate']:.1%}"
     gpu = "" if run["gpu_percent"] is None else f", GPU {run['gpu_percent']:.0f} % {run['gpu_memory_mb']:.0f} MB"
     print(
         f"{name:16} {run['contender']:5} {run['sessions']:4} sessions: {verdict:8} "
         f"final p50 {final.get('p50', 0):5.0f} p95 {final.get('p95', 0):5.0f} ms "
-        f"({run['finals']} finals, {run['late']} later than {PROMISE_SECONDS:g} s, {run['failures']} failures), "
+        f"({run['finals']} finals, {run['late']} later than {PROMISE_SECONDS:g} s, {run['failures']} failures{words}), "
         f"partial p50 {partial.get('p50', 0):5.0f} p95 {partial.get('p95', 0):5.0f} ms, "
         f"{run['partials_per_second']:.2f} a second of speech; CPU {run['cpu_percent']:.0f} %{gpu}, "
+        f"another session refused {run['refused']:.0%} of the time, "
         f"lag p95 {run['lag_ms'].get('p95', 0):.0f} ms, load {run['load_average']:.1f}",
         flush=True,
     )

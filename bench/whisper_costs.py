@@ -32,7 +32,7 @@ FEWEST: Final = 3
 
 def costs(args: argparse.Namespace) -> dict[str, Any]:
     """All of it."""
-    options = options_of(args)
+    options = options_of(args.model, args)
     chosen = hardware.choose(options)
     pcm = _talk(utterances(args.speech))
     found: dict[str, Any] = {"device": chosen.device, "compute_type": chosen.compute_type}

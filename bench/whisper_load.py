@@ -13,7 +13,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from backends.base import FLUSH, AsyncBackend, BackendError, RecognitionConfig, 
 from bench.load import percentiles
 from bench.process import cpu_seconds
 from bridge.audio.files import open_audio
+from bridge.transcript import word_errors
 
 Float32 = npt.NDArray[np.float32]
 
@@ -101,6 +102,8 @@ class Run:
     late: int = 0
     empty: int = 0
     failures: int = 0
+    word_error_rate: float | None = None
+    """Of the finals that came."""
     final_ms: dict[str, float] = field(default_factory=dict)
     partial_ms: dict[str, float] = field(default_factory=dict)
     partials_per_second: float = 0.0
@@ -115,21 +118,35 @@ class Run:
 
 
 def utterances(folder: Path = SAMPLES) -> list[Utterance]:
-    """The utterances of a folder with a `manifest.json` like the samples', all in one clean channel."""
-    found = []
+    """The English utterances of a folder: the clean ones of the project's samples, or the recordings of the tests."""
     quiet = np.random.default_rng(0)
-    for sample in json.loads((folder / "manifest.json").read_text())["samples"]:
-        name = sample["file"]
-        if (sample["sample_rate"], sample["channels"]) != (RATE, 1) or name in {"noisy.flac", "pause.flac"}:
-            continue
-        with open_audio(str(folder / name)) as source:
+    found = []
+    for file, spoken in _recordings(folder):
+        with open_audio(str(file)) as source:
             pcm = np.frombuffer(b"".join(source.chunks(1_000)), "<i2")
-        for said in sample["utterances"]:
-            piece = pcm[_at(said["start"] - EDGE_SECONDS) : _at(said["end"] + EDGE_SECONDS)]
+        for start, end, text in spoken:
+            piece = pcm[_at(start - EDGE_SECONDS) : _at(end + EDGE_SECONDS)]
             silence = quiet.standard_normal(_at(SILENCE_SECONDS - EDGE_SECONDS)) * FLOOR * 32_768
             whole = np.concatenate([piece, silence.astype(np.int16)])
-            found.append(Utterance(whole.astype("<i2").tobytes(), said["end"] - said["start"], said["text"]))
+            found.append(Utterance(whole.astype("<i2").tobytes(), end - start, text))
     return found
+
+
+def _recordings(folder: Path) -> Iterator[tuple[Path, list[tuple[float, float, str]]]]:
+    """Files of 16 kHz and one channel, each with who says what when."""
+    if (manifest := folder / "manifest.json").exists():
+        for sample in json.loads(manifest.read_text())["samples"]:
+            clean = (sample["sample_rate"], sample["channels"]) == (RATE, 1)
+            if clean and sample["file"] not in {"noisy.flac", "pause.flac"}:
+                yield folder / sample["file"], [(u["start"], u["end"], u["text"]) for u in sample["utterances"]]
+        return
+    for entry in json.loads((folder / "utterances.json").read_text()):
+        if entry["language"] == "en":
+            words = entry["words"]
+            yield folder / entry["file"], [(words[0]["start"], words[-1]["end"], entry["text"])]
+    for entry in json.loads((folder / "long.json").read_text()):
+        if entry["language"] == "en":
+            yield folder / entry["file"], [(u["start"], u["end"], u["text"]) for u in entry["utterances"]]
 
 
 def turns(said: Sequence[Utterance], session: int, sessions: int, seconds: float) -> list[Turn]:
@@ -153,7 +170,9 @@ class Load:
         self._turns = [turns(said, number, sessions, SPREAD_SECONDS + seconds) for number in range(sessions)]
         self._due = sum(turn.flush >= SPREAD_SECONDS for spoken in self._turns for turn in spoken)
         self._pending: list[deque[tuple[float, float]]] = [deque() for _ in range(sessions)]  # position, when
-        self._texts: list[list[str]] = [[] for _ in range(sessions)]
+        self._heard: list[list[str]] = [[] for _ in range(sessions)]  # since the last flush that was answered
+        self._answered = [0] * sessions
+        self._errors = self._words = 0
         self._finals: list[float] = []
         self._partials: list[float] = []
         self._lags: list[float] = []
@@ -188,12 +207,8 @@ class Load:
         run.final_ms, run.partial_ms = percentiles(self._finals), percentiles(self._partials)
         run.partials_per_second = round(len(self._partials) / max(1.0, self._speech), 2)
         run.lag_ms = percentiles(self._lags)
+        run.word_error_rate = round(self._errors / self._words, 4) if self._words else None
         run.load_average = os.getloadavg()[0]
-
-    @property
-    def texts(self) -> list[list[str]]:
-        """The finals of each session."""
-        return self._texts
 
     @property
     def _now(self) -> float:
@@ -245,17 +260,27 @@ class Load:
                 self._partials.append(now - self._spoken_at(number, result.end))
             return
         if result.text:
-            self._texts[number].append(result.text)
+            self._heard[number].append(result.text)
         while pending and pending[0][0] <= result.end + _COVERED:
             _, due = pending.popleft()
+            text = " ".join(self._heard[number])
+            self._compare(number, text)
             if due < SPREAD_SECONDS:
                 continue
             self._finals.append(now - due)
-            self.run.empty += not result.text
+            self.run.empty += not text
             self.run.late += self._counted_late(now - due)
             # More than this, and no final still to come can save it.
             if self.run.late > LATE_SHARE * self._due + 1:
                 self._hopeless.set()
+
+    def _compare(self, number: int, text: str) -> None:
+        """What has been heard with what was said in the next turn."""
+        said = self._turns[number][self._answered[number]].utterance.text
+        errors, words = word_errors(said, text)
+        self._errors, self._words = self._errors + errors, self._words + words
+        self._heard[number].clear()
+        self._answered[number] += 1
 
     @staticmethod
     def _counted_late(seconds: float) -> bool:

@@ -32,7 +32,7 @@ async def same_texts(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Count windows and streams whose text is another in company."""
     said = utterances(args.speech)
     windows, different = await asyncio.to_thread(_windows, folder, args, said)
-    options = replace(options_of(args), model=str(folder), batch_size=BATCH, batch_wait_seconds=0.05, workers=1)
+    options = replace(options_of(folder, args), batch_size=BATCH, batch_wait_seconds=0.05, workers=1)
     backend = engine(options, random=args.random)
     await backend.load()
     try:
@@ -47,7 +47,7 @@ async def same_texts(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def _windows(folder: Path, args: argparse.Namespace, said: Sequence[Utterance]) -> tuple[int, int]:
     """How many windows were decoded, as partials and as finals, and how many of them differed in a batch."""
-    model = (SpokenModel if args.random else Model)("model", folder, hardware.choose(options_of(args)))
+    model = (SpokenModel if args.random else Model)("model", folder, hardware.choose(options_of(folder, args)))
     windows = different = 0
     for kind in Kind:
         prepared = [model.prepare(Request(kind, utterance.samples, "en")) for utterance in said[: 3 * BATCH]]

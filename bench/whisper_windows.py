@@ -31,7 +31,7 @@ Stretch = tuple[Float32, str]
 
 WINDOWS: Final = (5, 10, 15, 20, 30)
 """Seconds."""
-STRETCHES: Final = 60
+STRETCHES: Final = 40
 """Of each length."""
 
 
@@ -49,7 +49,7 @@ class WindowRequest(Request):
 
 def windows(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """For each length of speech, window and kind: the word error rate and the time to encode and decode."""
-    options = options_of(args)
+    options = options_of(folder, args)
     chosen = hardware.choose(options)
     if chosen.device == "cpu":
         hardware.keep_memory()
