@@ -6,7 +6,8 @@
   alone, then the sessions of both contenders.
 - `python -m bench.whisper --encoder-windows MODEL`: what shorter encoder windows save, and cost in accuracy.
 
-Sessions are carried when the 95th percentile of their finals comes within a second (`bench.whisper_load`). The number
+Sessions are carried when the 95th percentile of their finals comes within a second (`bench.whisper_load`), and, with
+`--least-partials`, when there are so many partials: an engine could save itself all of them. The number
 is searched for by runs in processes of their own, in the time of `--minutes`. Results are printed as they come, and
 written as JSON into `--results`.
 """
@@ -224,6 +225,7 @@ def child(module: str, options: list[str], limit_seconds: float) -> Report:
 def _options(args: argparse.Namespace) -> list[str]:
     options = [f"--device={args.device}", f"--compute-type={args.compute_type}", f"--speech={args.speech}"]
     options += [f"--batch-size={args.batch_size}", f"--workers={args.workers}"]
+    options.append(f"--least-partials={args.least_partials}")
     return [*options, "--random"] if args.random else options
 
 

@@ -182,6 +182,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compute-type", default="auto")
     parser.add_argument("--batch-size", type=int, default=0, help="of ours; 0: its own choice")
     parser.add_argument("--workers", type=int, default=0, help="of ours; 0: its own choice")
+    parser.add_argument(
+        "--least-partials", type=float, default=0.0, help="a second of speech, without which no session is carried"
+    )
     parser.add_argument("--speech", type=Path, default=SAMPLES, help="folder of recorded utterances")
     parser.add_argument("--random", action="store_true", help="the model is of random weights")
 
@@ -193,7 +196,7 @@ async def play(name: str, args: argparse.Namespace) -> Load:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-    load = Load(name, utterances(args.speech), args.sessions, args.seconds)
+    load = Load(name, utterances(args.speech), args.sessions, args.seconds, args.least_partials)
     try:
         await load.play(backend)
     finally:

@@ -163,9 +163,15 @@ def turns(said: Sequence[Utterance], session: int, sessions: int, seconds: float
 
 
 class Load:
-    """Plays `sessions` people for `seconds` after the warm-up."""
+    """Plays `sessions` people for `seconds` after the warm-up.
 
-    def __init__(self, contender: str, said: Sequence[Utterance], sessions: int, seconds: float) -> None:
+    They are carried only with so many partials a second of speech, in the mean, as `least_partials`.
+    """
+
+    def __init__(
+        self, contender: str, said: Sequence[Utterance], sessions: int, seconds: float, least_partials: float = 0.0
+    ) -> None:
+        self._least_partials = least_partials
         self.run = Run(contender, sessions, seconds)
         self._turns = [turns(said, number, sessions, SPREAD_SECONDS + seconds) for number in range(sessions)]
         self._due = sum(turn.flush >= SPREAD_SECONDS for spoken in self._turns for turn in spoken)
@@ -203,9 +209,10 @@ class Load:
         run.late += sum(not self._counted_late(waited) for waited in missing)
         self._finals += missing
         run.finals = len(self._finals)
-        run.carried = not run.stopped and not run.failures and run.late <= LATE_SHARE * max(1, run.finals)
         run.final_ms, run.partial_ms = percentiles(self._finals), percentiles(self._partials)
         run.partials_per_second = round(len(self._partials) / max(1.0, self._speech), 2)
+        in_time = not run.stopped and not run.failures and run.late <= LATE_SHARE * max(1, run.finals)
+        run.carried = in_time and run.partials_per_second >= self._least_partials
         run.lag_ms = percentiles(self._lags)
         run.word_error_rate = round(self._errors / self._words, 4) if self._words else None
         run.load_average = os.getloadavg()[0]

@@ -104,6 +104,14 @@ async def test_finals_are_timed_from_when_they_could_be_asked_for(brisk: None) -
     assert run.word_error_rate == 1.0  # it says "so" for "one"
 
 
+async def test_sessions_without_their_partials_are_not_carried(brisk: None) -> None:
+    load = Load("answering", SAID, 1, 2.0, least_partials=30.0)
+    await load.play(Answering(0.0))
+    assert load.run.late == load.run.failures == 0
+    assert 10 < load.run.partials_per_second < 30  # one for each of ten chunks, and half a second of speech in them
+    assert not load.run.carried
+
+
 async def test_a_run_that_cannot_be_saved_any_more_is_cut_short(brisk: None) -> None:
     load = Load("answering", SAID, 8, 30.0)
     await asyncio.wait_for(load.play(Answering(3_600.0)), 20.0)
