@@ -135,6 +135,7 @@ class Workers(Generic[Task, Answer]):
         for worker in self._all:
             worker.inbox.put(None)
         if self._all:
+            self._gone.clear()  # they may have been gone before, and come back
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._gone.wait(), limit_seconds)
         for worker in list(self._all):
@@ -227,7 +228,6 @@ class Workers(Generic[Task, Answer]):
             return
         elif self._closing and worker.run is None:
             self._all.discard(worker)
-            worker.thread.join(1.0)  # it has told this with its last breath
         else:
             self._all.discard(worker)
             with contextlib.suppress(ValueError):
@@ -242,6 +242,8 @@ class Workers(Generic[Task, Answer]):
             elif run is not None:
                 worker.run = run
                 self._fail(worker, "the thread that worked on this died", "worker_died")
+        if self._closing:
+            worker.thread.join(1.0)  # it has told this with its last breath
         if not self._all:
             self._gone.set()
         self._hire()

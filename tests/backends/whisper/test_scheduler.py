@@ -812,6 +812,59 @@ def test_new_sessions_are_refused_while_finals_are_late_and_no_longer() -> None:
     virtual.run(main())
 
 
+def test_who_has_used_much_stands_behind_who_came_later() -> None:
+    async def main() -> None:
+        async with scheduling(fake := Fake(base=1.0)) as scheduler:
+            with scheduler.lane() as greedy, scheduler.lane() as modest:
+                await asyncio.gather(*await soon(scheduler, greedy, Ask("1"), Ask("2")))
+                tasks = await soon(scheduler, modest, Ask("running"))
+                await asyncio.sleep(0.1)
+                tasks += await soon(scheduler, greedy, Ask("greedy"))
+                await asyncio.sleep(0.5)
+                tasks += await soon(scheduler, modest, Ask("modest"))
+                await asyncio.gather(*tasks)
+                # Who opens another lane is no newcomer among those at work.
+                tasks = await soon(scheduler, modest, Ask("running"))
+                tasks += await soon(scheduler, greedy, Ask("earlier"))
+                with scheduler.lane() as fresh:
+                    await asyncio.sleep(0.1)
+                    assert fresh.share.used(now()) == pytest.approx(modest.share.used(now()))
+                    await asyncio.gather(*tasks)
+        assert [name for (name,) in fake.batches[3:5]] == ["modest", "greedy"]
+
+    virtual.run(main())
+
+
+def test_partials_that_only_ever_wait_are_pressure() -> None:
+    async def main() -> None:
+        async with scheduling(fake := Fake(base=50.0)) as scheduler:
+            with scheduler.lane() as busy, scheduler.lane() as lane:
+                tasks = await soon(scheduler, busy, Ask("1"))
+                for _ in range(60):
+                    tasks += await soon(scheduler, lane, Ask("partial", PARTIAL))
+                    await asyncio.sleep(0.4)
+                assert len(fake.batches) == 1
+                assert scheduler.partial_stretch > 3
+            await ends(tasks)
+
+    virtual.run(main())
+
+
+def test_finals_that_wait_behind_a_batch_without_end_refuse_others() -> None:
+    async def main() -> None:
+        async with scheduling(Fake(base=50.0)) as scheduler:
+            with scheduler.lane() as lane:
+                tasks = await soon(scheduler, lane, *map(Ask, "1234"))
+                await asyncio.sleep(0.9)
+                assert scheduler.refusal() is None
+                await asyncio.sleep(0.2)
+                assert "3 of the last 3 finals" in (scheduler.refusal() or "")
+            await ends(tasks)
+            assert scheduler.refusal() is None
+
+    virtual.run(main())
+
+
 def test_a_file_sent_as_fast_as_it_goes_refuses_nobody() -> None:
     async def main() -> None:
         async with scheduling(Fake(base=0.6)) as scheduler:

@@ -8,6 +8,7 @@ import ctypes
 import logging
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -249,6 +250,41 @@ async def test_close_waits_for_what_runs() -> None:
         assert await workers.close(1.0)
         assert [(await task).value for task in tasks] == [1, 2]
         assert alive() == 0
+
+
+async def test_close_of_idle_threads_is_quick() -> None:
+    async with pool(slowly, 3) as workers:
+        began = time.monotonic()
+        assert await workers.close(5.0)
+        assert time.monotonic() - began < 1
+
+
+async def test_close_waits_for_what_runs_though_all_threads_were_gone_once() -> None:
+    gate = Gate()
+    async with pool(gate, limit_seconds=0.05) as workers:
+        for _ in range(MOST_ABANDONED + 1):
+            assert code(await given(workers, None)) == "stalled"
+        assert workers.capacity == 0
+        gate.open.set()
+        await until(lambda: workers.idle == 1)
+        gate.open.clear()
+        task = given(workers, 1)
+        await gate.reached(MOST_ABANDONED + 2)
+        asyncio.get_running_loop().call_later(0.02, gate.open.set)
+        assert await workers.close(5.0)
+        assert (await task).value == 1
+
+
+async def test_an_idle_thread_holds_nothing_of_its_last_task() -> None:
+    class Audio:
+        pass
+
+    async with pool(lambda audio: [audio]) as workers:
+        audio = Audio()
+        seen = weakref.ref(audio)
+        assert (await given(workers, audio)).value == [audio]
+        del audio
+        await until(lambda: seen() is None)
 
 
 async def test_close_leaves_behind_what_hangs(caplog: pytest.LogCaptureFixture) -> None:
