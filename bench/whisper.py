@@ -42,7 +42,7 @@ MOST_SESSIONS: Final = 600
 PRECISION: Final = 0.08
 """Of the number that is found."""
 STEP: Final = 1.5
-"""Factor on the number of sessions while nothing is known above, or below."""
+"""Factor on the number of sessions while it is not known how many are too many."""
 START_SECONDS: Final = 90.0
 """A run may take so much longer than its sessions speak: its model is loaded, its last finals are waited for."""
 PARTIALS_PER_SECOND: Final = 1.2
@@ -58,20 +58,18 @@ Play = Callable[[int], Report]
 def main() -> int:
     """Measure and print; the exit code is 1 where texts were not the same."""
     args = _arguments()
-    report: Report = {"command": " ".join(sys.argv[1:]), "machine": machine(), "results": {}}
+    report: Report = {"command": " ".join(sys.argv[1:]), "machine": machine()}
+    save = saver(report, args.results)
     deadline = time.monotonic() + 60 * args.minutes
-    try:
-        if args.encoder_windows is not None:
-            report["results"]["encoder_windows"] = found = windows(args.encoder_windows, args)
-            print_windows(found)
-        elif args.gpu:
-            measure_gpu(args, report, deadline)
-        else:
-            measure_cpu(args, report, deadline)
-    finally:
-        if args.results is not None:
-            print(f"written: {write(report, args.results)}")
-    texts = report["results"].get("texts")
+    if args.encoder_windows is not None:
+        report["encoder_windows"] = windows(args.encoder_windows, args)
+        print_windows(report["encoder_windows"])
+    elif args.gpu:
+        measure_gpu(args, report, deadline, save)
+    else:
+        measure_cpu(args, report, deadline, save)
+    save()
+    texts = report.get("texts")
     return 1 if texts is not None and texts["different"] else 0
 
 
@@ -101,7 +99,7 @@ def _arguments() -> argparse.Namespace:
 # What is measured
 
 
-def measure_gpu(args: argparse.Namespace, report: Report, deadline: float) -> None:
+def measure_gpu(args: argparse.Namespace, report: Report, deadline: float, save: Callable[[], None]) -> None:
     """The random models on the GPU."""
     args.random = True
     if args.device == "auto":
@@ -112,24 +110,29 @@ def measure_gpu(args: argparse.Namespace, report: Report, deadline: float) -> No
         for number, (size, model) in enumerate(folders.items()):
             left = deadline - time.monotonic()
             until = time.monotonic() + left / (len(folders) - number)
-            report["results"][size] = compare(size, model, args, until)
+            compare(report, size, model, args, until, save)
+    print_summary(report["models"])
 
 
-def measure_cpu(args: argparse.Namespace, report: Report, deadline: float) -> None:
+def measure_cpu(args: argparse.Namespace, report: Report, deadline: float, save: Callable[[], None]) -> None:
     """A model on the CPU."""
     args.device = "cpu"
-    report["results"]["texts"] = texts = asyncio.run(same_texts(args.cpu, args))
+    report["texts"] = texts = asyncio.run(same_texts(args.cpu, args))
     print(
         f"texts: {texts['windows']} windows in batches of {texts['batch']} and {texts['streams']} streams at once, "
         f"against each alone: {texts['different']} differ",
         flush=True,
     )
-    report["results"][args.cpu.name] = compare(args.cpu.name, args.cpu, args, deadline)
+    compare(report, args.cpu.name, args.cpu, args, deadline, save)
+    print_summary(report["models"])
 
 
-def compare(name: str, model: Path, args: argparse.Namespace, deadline: float) -> Report:
-    """Both contenders with one model."""
-    found: Report = {"costs": child("bench.whisper_costs", [str(model), *_options(args)], 300)}
+def compare(
+    report: Report, name: str, model: Path, args: argparse.Namespace, deadline: float, save: Callable[[], None]
+) -> None:
+    """Both contenders with one model; the report has it run by run."""
+    found: Report = {"costs": child("bench.whisper_costs", [str(model), *_options(args)], 300), "runs": []}
+    report.setdefault("models", {})[name] = found
     print_costs(name, found["costs"])
     for number, contender in enumerate(args.contenders):
         until = time.monotonic() + (deadline - time.monotonic()) / (len(args.contenders) - number)
@@ -138,14 +141,16 @@ def compare(name: str, model: Path, args: argparse.Namespace, deadline: float) -
             options = [contender, str(model), f"--sessions={sessions}", f"--seconds={args.seconds}", *_options(args)]
             run = child("bench.whisper_contender", options, args.seconds + START_SECONDS)
             print_run(name, run)
+            found["runs"].append(run)
+            save()
             return run
 
         found[contender] = search(play, guess(contender, found["costs"]), until)
+        save()
         print(f"{name}, {contender}: carries {found[contender]['carried']} sessions", flush=True)
     if all(found.get(contender, {}).get("carried") for contender in ("ours", "loop")):
         found["ratio"] = round(found["ours"]["carried"] / found["loop"]["carried"], 2)
         print(f"{name}: ours carries {found['ratio']} times the sessions of the loop", flush=True)
-    return found
 
 
 def guess(contender: str, costs: Report) -> int:
@@ -176,14 +181,14 @@ def search(play: Play, first: int, deadline: float) -> Report:
             failed = sessions
         sessions = _next(carried, failed)
     best = next((run for run in runs if run.get("sessions") == carried), None)
-    return {"carried": carried, "too_many": failed if failed <= MOST_SESSIONS else None, "best": best, "runs": runs}
+    return {"carried": carried, "too_many": failed if failed <= MOST_SESSIONS else None, "best": best}
 
 
 def _next(carried: int, failed: int) -> int:
     if failed > MOST_SESSIONS:
         return int(min(MOST_SESSIONS, max(carried + 1, math.ceil(STEP * carried))))
     if not carried:
-        return max(1, math.floor(failed / STEP))
+        return max(1, failed // 2)
     return max(carried + 1, min(failed - 1, round(math.sqrt(carried * failed))))
 
 
@@ -242,12 +247,18 @@ def machine() -> Report:
     }
 
 
-def write(report: Report, folder: Path) -> Path:
-    """The report as a file that is named after its time."""
+def saver(report: Report, folder: Path | None) -> Callable[[], None]:
+    """Writes the report as it is into a file that is named after this moment; nowhere without a folder."""
+    if folder is None:
+        return lambda: None
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"whisper-{dt.datetime.now(dt.UTC):%Y-%m-%d-%H%M%S}.json"
-    path.write_text(json.dumps(report, indent=1))
-    return path
+    print(f"results go to {path}")
+
+    def save() -> None:
+        path.write_text(json.dumps(report, indent=1))
+
+    return save
 
 
 # For people
@@ -262,6 +273,28 @@ def print_costs(name: str, costs: Report) -> None:
     for kind in ("partial", "final"):
         each = ", ".join(f"{size}: {milliseconds}" for size, milliseconds in costs[kind].items())
         print(f"  {kind}, ms of each window by size of the batch: {each}", flush=True)
+
+
+def print_summary(models: dict[str, Report]) -> None:
+    """What is carried, as docs/performance.md shows it."""
+    print("| model | contender | sessions carried | too many | final p50 / p95 | partial p50 / p95 | partials |")
+    print("|---|---|---|---|---|---|---|")
+    for name, found in models.items():
+        for contender in CONTENDERS:
+            if contender not in found:
+                continue
+            most, too_many = found[contender]["carried"], found[contender]["too_many"] or "not reached"
+            best = found[contender]["best"]
+            if best is None:
+                print(f"| {name} | {contender} | {most} | {too_many} | | | |")
+                continue
+            final, partial = best["final_ms"], best["partial_ms"]
+            print(
+                f"| {name} | {contender} | {most} | {too_many} | "
+                f"{final.get('p50', 0):.0f} / {final.get('p95', 0):.0f} ms | "
+                f"{partial.get('p50', 0):.0f} / {partial.get('p95', 0):.0f} ms | {best['partials_per_second']:.2f}/s |"
+            )
+    print(flush=True)
 
 
 def print_run(name: str, run: Report) -> None:

@@ -70,7 +70,7 @@ class LockedLoop(AsyncBackend):
         self._temperatures = options.temperatures
         self._lock = asyncio.Lock()
         chosen = hardware.choose(options)
-        self.model_: Any = (OneWindow if random else WhisperModel)(
+        self._whisper: Any = (OneWindow if random else WhisperModel)(
             str(folder),
             device=chosen.device,
             compute_type=chosen.compute_type,
@@ -90,7 +90,7 @@ class LockedLoop(AsyncBackend):
 
     def transcribe(self, pcm: bytes, *, final: bool) -> str:
         """One window. Blocks."""
-        segments, _ = self.model_.transcribe(
+        segments, _ = self._whisper.transcribe(
             floats(pcm),
             language="en",
             beam_size=5 if final else 1,

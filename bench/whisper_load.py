@@ -203,10 +203,8 @@ class Load:
                 task.cancel()
             await asyncio.gather(*sessions, hopeless, watch, everyone, return_exceptions=True)
         run.stopped = self._hopeless.is_set()
-        # What never came took at least as long as it has been waited for.
-        now = self._now
-        missing = [now - due for pending in self._pending for _, due in pending if SPREAD_SECONDS <= due <= now]
-        run.late += sum(not self._counted_late(waited) for waited in missing)
+        missing = self._overdue() if run.stopped else [max(waited, PROMISE_SECONDS) for waited in self._waiting()]
+        run.late += len(missing)
         self._finals += missing
         run.finals = len(self._finals)
         run.final_ms, run.partial_ms = percentiles(self._finals), percentiles(self._partials)
@@ -216,6 +214,14 @@ class Load:
         run.lag_ms = percentiles(self._lags)
         run.word_error_rate = round(self._errors / self._words, 4) if self._words else None
         run.load_average = os.getloadavg()[0]
+
+    def _waiting(self) -> list[float]:
+        """How long each final has been waited for that has not come."""
+        now = self._now
+        return [now - due for pending in self._pending for _, due in pending if due >= SPREAD_SECONDS]
+
+    def _overdue(self) -> list[float]:
+        return [waited for waited in self._waiting() if waited >= PROMISE_SECONDS]
 
     @property
     def _now(self) -> float:
@@ -230,6 +236,7 @@ class Load:
             async with aclosing(stream) as results:
                 async for result in results:
                     self._hear(number, result)
+            self.run.failures += not talking.done()  # it ended before its audio did
         except BackendError:
             self.run.failures += 1
         finally:
@@ -249,16 +256,14 @@ class Load:
             audio.put_nowait(FLUSH)
             if turn.flush >= SPREAD_SECONDS:
                 self._speech += turn.utterance.speech_seconds
-        await self._until(min(self._now, SPREAD_SECONDS + self.run.seconds) + LAST_SECONDS, all_heard=number)
+        for _ in range(round(LAST_SECONDS / CHUNK_SECONDS)):
+            if self._pending[number]:
+                await asyncio.sleep(CHUNK_SECONDS)
         audio.put_nowait(None)
 
-    async def _until(self, when: float, all_heard: int | None = None) -> None:
-        while (left := when - self._now) > 0:
-            await asyncio.sleep(left if all_heard is None else min(left, CHUNK_SECONDS))
-            if all_heard is not None and not self._pending[all_heard]:
-                return
-        if all_heard is None:
-            self._lags.append(-left)
+    async def _until(self, when: float) -> None:
+        await asyncio.sleep(max(0.0, when - self._now))
+        self._lags.append(max(0.0, self._now - when))
 
     def _hear(self, number: int, result: Result) -> None:
         now, pending = self._now, self._pending[number]
@@ -276,7 +281,7 @@ class Load:
                 continue
             self._finals.append(now - due)
             self.run.empty += not text
-            self.run.late += self._counted_late(now - due)
+            self.run.late += now - due >= PROMISE_SECONDS
             # More than this, and no final still to come can save it.
             if self.run.late > LATE_SHARE * self._due + 1:
                 self._hopeless.set()
@@ -288,10 +293,6 @@ class Load:
         self._errors, self._words = self._errors + errors, self._words + words
         self._heard[number].clear()
         self._answered[number] += 1
-
-    @staticmethod
-    def _counted_late(seconds: float) -> bool:
-        return seconds >= PROMISE_SECONDS
 
     def _spoken_at(self, number: int, position: float) -> float:
         """When the audio at this place of a session's stream was due."""
@@ -309,9 +310,7 @@ class Load:
         refused: list[bool] = []
         while True:
             await asyncio.sleep(0.5)
-            overdue = sum(due >= SPREAD_SECONDS and self._now - due > PROMISE_SECONDS
-                          for pending in self._pending for _, due in pending)  # fmt: skip
-            if self.run.late + overdue > LATE_SHARE * self._due + 1:
+            if self.run.late + len(self._overdue()) > LATE_SHARE * self._due + 1:
                 self._hopeless.set()
             if self._now < SPREAD_SECONDS:
                 continue

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from backends.whisper.options import WhisperOptions
 from backends.whisper.window import Hypothesis
 from bench import whisper, whisper_load
 from bench.whisper_contender import LockedLoop, SpokenModel, contender
-from bench.whisper_load import RATE, Load, Utterance, turns, utterances
+from bench.whisper_load import RATE, Load, Run, Utterance, turns, utterances
 from bench.whisper_models import Size, make
 from bench.whisper_texts import same_texts
 from bench.whisper_windows import windows
@@ -67,14 +67,14 @@ def test_sessions_speak_in_turns_begin_one_after_the_other_and_say_the_same_agai
 
 
 class Answering(AsyncBackend):
-    """Answers each flush after so many seconds; each time, if `fails` is set, with a failure."""
+    """Answers each flush after so many seconds; or the first with what `instead` says: `failure`, `end`, `nothing`."""
 
     name = "answering"
 
-    def __init__(self, seconds: float, *, fails: bool = False) -> None:
+    def __init__(self, seconds: float, *, instead: str = "") -> None:
         super().__init__()
         self._seconds = seconds
-        self._fails = fails
+        self._instead = instead
 
     @property
     def capabilities(self) -> Capabilities:
@@ -88,8 +88,12 @@ class Answering(AsyncBackend):
                 yield Result("so", False, 0.0, heard / 2 / RATE)
                 continue
             await asyncio.sleep(self._seconds)
-            if self._fails:
+            if self._instead == "failure":
                 raise BackendError("no")
+            if self._instead == "end":
+                return
+            if self._instead == "nothing":
+                continue
             yield Result("so", True, 0.0, heard / 2 / RATE)
 
 
@@ -121,56 +125,98 @@ async def test_a_run_that_cannot_be_saved_any_more_is_cut_short(brisk: None) -> 
     assert load.run.final_ms["max"] >= 1_000
 
 
-async def test_a_contender_that_fails_carries_nothing(brisk: None) -> None:
+@pytest.mark.parametrize("instead", ["failure", "end"])
+async def test_a_contender_that_fails_carries_nothing(instead: str, brisk: None) -> None:
     load = Load("answering", SAID, 1, 2.0)
-    await asyncio.wait_for(load.play(Answering(0.0, fails=True)), 15.0)
+    await asyncio.wait_for(load.play(Answering(0.0, instead=instead)), 15.0)
     assert load.run.failures == 1
+    assert not load.run.carried
+
+
+async def test_a_final_that_never_comes_is_late(brisk: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whisper_load, "LAST_SECONDS", 0.2)
+    load = Load("answering", SAID, 1, 1.0)
+    await load.play(Answering(0.0, instead="nothing"))
+    assert (load.run.finals, load.run.late, load.run.stopped) == (1, 1, False)
     assert not load.run.carried
 
 
 # The search
 
+COSTS = {
+    "device": "cuda",
+    "compute_type": "float16",
+    "first_use_seconds": 1.0,
+    "plan": {"max_batch": 16, "workers": 2, "reason": "so"},
+    "prepare": 1.0,
+    "loop": {"partial": 25.0, "final": 60.0},
+    "partial": {"1": 25.0, "16": 5.0},
+    "final": {"1": 60.0, "16": 12.0},
+}
+OPTIONS = argparse.Namespace(
+    device="cpu", compute_type="int8", batch_size=0, workers=1, speech=whisper_load.SAMPLES, random=True
+)
+
 
 @pytest.mark.parametrize("truth", [0, 1, 2, 7, 40, 133])
 @pytest.mark.parametrize("first", [1, 9, 60])
 def test_the_search_finds_the_greatest_number(truth: int, first: int) -> None:
-    found = whisper.search(lambda n: {"sessions": n, "carried": n <= truth}, first, float("inf"))
+    runs = []
+
+    def play(sessions: int) -> dict[str, object]:
+        runs.append(sessions)
+        return {"sessions": sessions, "carried": sessions <= truth}
+
+    found = whisper.search(play, first, float("inf"))
     assert truth - max(1, whisper.PRECISION * truth) <= found["carried"] <= truth
     assert found["too_many"] > truth
-    assert len(found["runs"]) < 20
+    assert len(runs) == len(set(runs)) < 20
     assert (found["best"] or {"sessions": 0})["sessions"] == found["carried"]
 
 
 def test_the_search_ends_with_its_time_after_one_run_at_least() -> None:
     found = whisper.search(lambda n: {"sessions": n, "carried": True}, 5, 0.0)
-    assert (found["carried"], found["too_many"], len(found["runs"])) == (5, None, 1)
+    assert found == {"carried": 5, "too_many": None, "best": {"sessions": 5, "carried": True}}
 
 
 def test_a_cheaper_window_lets_the_search_begin_with_more() -> None:
-    costs = {
-        "device": "cuda",
-        "plan": {"max_batch": 16, "workers": 2},
-        "loop": {"partial": 25.0, "final": 60.0},
-        "partial": {"1": 25.0, "16": 5.0},
-        "final": {"1": 60.0, "16": 12.0},
-    }
-    assert whisper.guess("ours", costs) == pytest.approx(5 * whisper.guess("loop", costs), abs=5)
+    assert whisper.guess("ours", COSTS) == pytest.approx(5 * whisper.guess("loop", COSTS), abs=5)
 
 
-def test_a_child_that_breaks_carries_nothing_and_the_report_is_kept(tmp_path: Path) -> None:
+def test_a_child_that_breaks_carries_nothing(tmp_path: Path) -> None:
     broken = whisper.child("bench.whisper_contender", ["loop", str(tmp_path / "none")], 60)
     assert broken["carried"] is False
     assert "exit code" in broken["error"]
-    path = whisper.write({"results": broken}, tmp_path)
-    assert json.loads(path.read_text())["results"] == broken
+
+
+def test_a_comparison_is_kept_run_by_run_and_summed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    carries = {"ours": 20, "loop": 5}
+    kept: list[int] = []
+
+    def child(module: str, options: list[str], limit_seconds: float) -> dict[str, object]:
+        if module == "bench.whisper_costs":
+            return COSTS
+        sessions = int(options[2].removeprefix("--sessions="))
+        kept.extend(len(json.loads(path.read_text())["models"]["minute"]["runs"]) for path in tmp_path.iterdir())
+        return asdict(Run(options[0], sessions, 1.0, carried=sessions <= carries[options[0]], final_ms={"p95": 900.0}))
+
+    monkeypatch.setattr(whisper, "child", child)
+    report: dict[str, object] = {}
+    args = argparse.Namespace(**vars(OPTIONS), seconds=1.0, contenders=("ours", "loop"), least_partials=0.0)
+    save = whisper.saver(report, tmp_path)
+    whisper.compare(report, "minute", tmp_path, args, float("inf"), save)
+    assert kept == list(range(1, len(kept) + 1))  # what ended before is on the disk when the next run begins
+    [path] = tmp_path.iterdir()
+    found = json.loads(path.read_text())["models"]["minute"]
+    assert found["loop"]["carried"] == 5
+    assert 18 <= found["ours"]["carried"] <= 20
+    whisper.print_summary({"minute": found})
+    assert "| minute | loop | 5 | 6 | 0 / 900 ms |" in capsys.readouterr().out
 
 
 # Contenders
-
-
-OPTIONS = argparse.Namespace(
-    device="cpu", compute_type="int8", batch_size=0, workers=1, speech=whisper_load.SAMPLES, random=True
-)
 
 
 @pytest.mark.parametrize("name", ["ours", "loop"])
