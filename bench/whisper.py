@@ -51,8 +51,8 @@ FINALS_PER_SECOND: Final = 0.18
 _PACKAGES: Final = ("ctranslate2", "faster-whisper", "numpy", "onnxruntime", "uvloop")
 
 Report = dict[str, Any]
-Play = Callable[[int], Report]
-"""A run with so many sessions."""
+Play = Callable[[str, int], Report]
+"""A run of a contender with so many sessions."""
 
 
 def main() -> int:
@@ -134,23 +134,22 @@ def compare(
     found: Report = {"costs": child("bench.whisper_costs", [str(model), *_options(args)], 300), "runs": []}
     report.setdefault("models", {})[name] = found
     print_costs(name, found["costs"])
-    for number, contender in enumerate(args.contenders):
-        until = time.monotonic() + (deadline - time.monotonic()) / (len(args.contenders) - number)
 
-        def play(sessions: int, contender: str = contender) -> Report:
-            options = [contender, str(model), f"--sessions={sessions}", f"--seconds={args.seconds}", *_options(args)]
-            run = child("bench.whisper_contender", options, args.seconds + START_SECONDS)
-            print_run(name, run)
-            found["runs"].append(run)
-            save()
-            return run
-
-        found[contender] = search(play, guess(contender, found["costs"]), until)
+    def play(contender: str, sessions: int) -> Report:
+        options = [contender, str(model), f"--sessions={sessions}", f"--seconds={args.seconds}", *_options(args)]
+        run = child("bench.whisper_contender", options, args.seconds + START_SECONDS)
+        print_run(name, run)
+        found["runs"].append(run)
         save()
+        return run
+
+    found |= search(play, {contender: guess(contender, found["costs"]) for contender in args.contenders}, deadline)
+    for contender in args.contenders:
         print(f"{name}, {contender}: carries {found[contender]['carried']} sessions", flush=True)
-    if all(found.get(contender, {}).get("carried") for contender in ("ours", "loop")):
+    if all(found.get(contender, {}).get("carried") for contender in CONTENDERS):
         found["ratio"] = round(found["ours"]["carried"] / found["loop"]["carried"], 2)
         print(f"{name}: ours carries {found['ratio']} times the sessions of the loop", flush=True)
+    save()
 
 
 def guess(contender: str, costs: Report) -> int:
@@ -165,31 +164,59 @@ def guess(contender: str, costs: Report) -> int:
     return max(1, min(MOST_SESSIONS, round(1 / busy)))
 
 
-def search(play: Play, first: int, deadline: float) -> Report:
-    """The greatest number of sessions that is carried, as closely as the time allows."""
-    runs: list[Report] = []
-    carried, failed = 0, MOST_SESSIONS + 1
-    sessions, longest = first, 0.0
-    while failed - carried > max(1, PRECISION * carried) and (not runs or time.monotonic() + longest < deadline):
-        began = time.monotonic()
-        run = play(sessions)
-        longest = max(longest, time.monotonic() - began)
-        runs.append(run)
+class Search:
+    """For the greatest number of sessions that is carried. `sessions` is the next to try; None: it is found."""
+
+    def __init__(self, first: int) -> None:
+        self.sessions: int | None = first
+        self.carried = 0
+        self.best: Report | None = None
+        self._failed = MOST_SESSIONS + 1
+
+    @property
+    def too_many(self) -> int | None:
+        """The least number that was not carried; None: none was tried."""
+        return self._failed if self._failed <= MOST_SESSIONS else None
+
+    def take(self, run: Report) -> None:
+        """The run with `sessions` sessions."""
+        assert self.sessions is not None  # noqa: S101 - whoever has a run has asked for one
         if run.get("carried"):
-            carried = sessions
+            self.carried, self.best = self.sessions, run
         else:
-            failed = sessions
-        sessions = _next(carried, failed)
-    best = next((run for run in runs if run.get("sessions") == carried), None)
-    return {"carried": carried, "too_many": failed if failed <= MOST_SESSIONS else None, "best": best}
+            self._failed = self.sessions
+        found = self._failed - self.carried <= max(1, PRECISION * self.carried)
+        self.sessions = None if found else self._next()
+
+    def _next(self) -> int:
+        if self.too_many is None:
+            return min(MOST_SESSIONS, max(self.carried + 1, int(STEP * self.carried)))
+        if not self.carried:
+            return max(1, self._failed // 2)
+        return max(self.carried + 1, min(self._failed - 1, round(math.sqrt(self.carried * self._failed))))
 
 
-def _next(carried: int, failed: int) -> int:
-    if failed > MOST_SESSIONS:
-        return int(min(MOST_SESSIONS, max(carried + 1, math.ceil(STEP * carried))))
-    if not carried:
-        return max(1, failed // 2)
-    return max(carried + 1, min(failed - 1, round(math.sqrt(carried * failed))))
+def search(play: Play, first: dict[str, int], deadline: float) -> dict[str, Report]:
+    """What each contender carries, as closely as the time allows.
+
+    They take turns, so that what else the machine does hits both.
+    """
+    searches = {contender: Search(sessions) for contender, sessions in first.items()}
+    longest, turn = 0.0, 0
+    while any(each.sessions for each in searches.values()):
+        for contender, each in searches.items():
+            if each.sessions is None or (turn and time.monotonic() + longest > deadline):
+                continue
+            began = time.monotonic()
+            each.take(play(contender, each.sessions))
+            longest = max(longest, time.monotonic() - began)
+        turn += 1
+        if time.monotonic() + longest > deadline:
+            break
+    return {
+        contender: {"carried": each.carried, "too_many": each.too_many, "best": each.best}
+        for contender, each in searches.items()
+    }
 
 
 def made(sizes: list[str], folder: Path) -> dict[str, Path]:

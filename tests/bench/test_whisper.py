@@ -163,20 +163,34 @@ OPTIONS = argparse.Namespace(
 def test_the_search_finds_the_greatest_number(truth: int, first: int) -> None:
     runs = []
 
-    def play(sessions: int) -> dict[str, object]:
+    def play(contender: str, sessions: int) -> dict[str, object]:
         runs.append(sessions)
         return {"sessions": sessions, "carried": sessions <= truth}
 
-    found = whisper.search(play, first, float("inf"))
+    found = whisper.search(play, {"ours": first}, float("inf"))["ours"]
     assert truth - max(1, whisper.PRECISION * truth) <= found["carried"] <= truth
     assert found["too_many"] > truth
     assert len(runs) == len(set(runs)) < 20
     assert (found["best"] or {"sessions": 0})["sessions"] == found["carried"]
 
 
-def test_the_search_ends_with_its_time_after_one_run_at_least() -> None:
-    found = whisper.search(lambda n: {"sessions": n, "carried": True}, 5, 0.0)
-    assert found == {"carried": 5, "too_many": None, "best": {"sessions": 5, "carried": True}}
+def test_contenders_take_turns_until_both_are_known() -> None:
+    truth, runs = {"ours": 9, "loop": 2}, []
+
+    def play(contender: str, sessions: int) -> dict[str, object]:
+        runs.append(contender)
+        return {"carried": sessions <= truth[contender]}
+
+    found = whisper.search(play, {"ours": 2, "loop": 2}, float("inf"))
+    assert {contender: each["carried"] for contender, each in found.items()} == truth
+    assert runs[:4] == ["ours", "loop"] * 2
+    assert runs[-1] == "ours"
+
+
+def test_the_search_ends_with_its_time_after_a_run_of_each() -> None:
+    found = whisper.search(lambda _, n: {"carried": True}, {"ours": 5, "loop": 3}, 0.0)
+    assert found["ours"] == {"carried": 5, "too_many": None, "best": {"carried": True}}
+    assert found["loop"]["carried"] == 3
 
 
 def test_a_cheaper_window_lets_the_search_begin_with_more() -> None:
