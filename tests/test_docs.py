@@ -205,6 +205,18 @@ def test_every_metric_is_listed() -> None:
     assert listed == made
 
 
+def test_every_metric_of_whisper_is_listed() -> None:
+    metrics = pytest.importorskip("backends.whisper.metrics").WhisperMetrics()
+    (rows,) = [rows for rows in tables(section(page("backends.md"), "Many sessions")) if "Metric" in rows[0]]
+    listed = {code(row["Metric"]): row["Type"] for row in rows}
+    made = {}
+    for collector in metrics.collectors:
+        for family in collector.describe():
+            made[family.name + ("_total" if family.type == "counter" else "")] = family.type
+    assert listed == made
+    assert set(re.findall(r"`(stt_whisper_\w+)`", page("backends.md"))) == set(made)
+
+
 def test_metrics_named_exist() -> None:
     text = page("operations.md")
     known = {code(row["Metric"]) for row in tables(section(text, "Metrics"))[0]}

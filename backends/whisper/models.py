@@ -58,9 +58,9 @@ class Loaded:
             leave()
 
     async def close(self) -> None:
-        """Give everything back."""
-        await self.scheduler.close()
-        await asyncio.to_thread(self.model.close)
+        """Give everything back; but the memory of a model in which a thread hangs is left to the end of the process."""
+        if await self.scheduler.close():
+            await asyncio.to_thread(self.model.close)
 
 
 class Models:
