@@ -179,7 +179,7 @@ class Model:
             sampling_topk=0 if first.temperature else 1,
             sampling_temperature=first.temperature or 1,
             num_hypotheses=BEST_OF if first.temperature else 1,
-            max_length=2 * min(MOST_TOKENS, max(limits)),  # half of it is for the text
+            max_length=_max_length(max(limits), max(map(len, prompts))),
             suppress_tokens=self._suppressed,
             return_scores=True,
             return_no_speech_prob=True,
@@ -267,6 +267,13 @@ class Model:
 def most_tokens(seconds: float) -> int:
     """Tokens that speech of this length can have at most."""
     return min(MOST_TOKENS, SPARE_TOKENS + math.ceil(TOKENS_PER_SECOND * seconds))
+
+
+def _max_length(limit: int, prompt: int) -> int:
+    """What CTranslate2 must be told so that the text may have so many tokens: it gives at most half of it to the text,
+    and counts the prompt in the other half or, where that is longer, in all of it.
+    """
+    return min(2 * MOST_TOKENS, max(2 * limit, prompt + limit))
 
 
 def _log_probability(result: Any, prefix: int) -> float:
