@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ MOST_TOKENS: Final = 224
 
 BEST_OF: Final = 5
 """Samples at a temperature, of which the likeliest counts."""
+
+CLOSE_SECONDS: Final = 5.0
 
 PREPENDED: Final = "\"'“¿([{-"
 APPENDED: Final = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001 - of other scripts, too
@@ -219,8 +222,13 @@ class Model:
         self._aligned([quiet], self._encoded([quiet]), [list(self.tokens("one two"))], [self.languages[0]])
 
     def close(self) -> None:
-        """Give the memory back, whoever still refers to the model."""
+        """Give the memory back, whoever still refers to the model. Blocks while it decodes, for seconds at most."""
+        until = time.monotonic() + CLOSE_SECONDS
         self._whisper.model.unload_model()
+        # Of a model that is in use CTranslate2 unloads nothing, and says nothing; its threads let go after the answer.
+        while self._whisper.model.model_is_loaded and time.monotonic() < until:
+            time.sleep(0.005)
+            self._whisper.model.unload_model()
         self.tokenizer.cache_clear()
 
     def _encoded(self, batch: Sequence[Prepared]) -> Any:

@@ -74,6 +74,7 @@ class Models:
         self._loaded: Loaded | None = None
         self._available = asyncio.Event()
         self._switching = asyncio.Lock()
+        self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -82,8 +83,14 @@ class Models:
         return self._loaded
 
     async def current(self) -> Loaded:
-        """What a new utterance gets."""
+        """What a new utterance gets.
+
+        Raises:
+            BackendError: `unavailable`; the engine was closed.
+        """
         while self._loaded is None:
+            if self._closed:
+                raise BackendError("the engine was closed", code="unavailable", retryable=True)
             await self._available.wait()
         return self._loaded
 
@@ -114,7 +121,9 @@ class Models:
                 self.progress = None
 
     async def close(self) -> None:
-        """Release every model. No stream is open any more."""
+        """Release every model. No stream is open any more; one that is all the same gets no other."""
+        self._closed = True
+        self._available.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

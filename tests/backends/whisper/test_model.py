@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -301,3 +304,25 @@ def test_closing_gives_the_memory_back() -> None:
     assert model._whisper.model.model_is_loaded
     model.close()
     assert not model._whisper.model.model_is_loaded
+
+
+def test_closing_waits_for_what_is_decoded() -> None:
+    """CTranslate2 itself would silently keep everything."""
+    model = Model("tiny", Path(fixture.MODEL), CPU, workers=2)
+    asked = request(next(u for u in fixture.certain() if len(u.words) == 8))
+    stopped = threading.Event()
+
+    def decode() -> None:
+        with contextlib.suppress(RuntimeError):  # between two windows it may be gone
+            while not stopped.is_set():
+                heard(model, asked)
+
+    threads = [threading.Thread(target=decode) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    threading.Timer(0.2, stopped.set).start()
+    model.close()
+    assert not model._whisper.model.model_is_loaded
+    for thread in threads:
+        thread.join()
