@@ -69,11 +69,15 @@ def windows(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def print_windows(found: Sequence[dict[str, Any]]) -> None:
     """A table."""
-    print(f"{'speech up to':>12} {'window':>7} {'kind':>8} {'stretches':>9} {'words':>6} {'WER':>7} {'p50 ms':>7}")
+    print(
+        f"{'speech up to':>12} {'window':>7} {'kind':>8} {'stretches':>9} {'words':>6} "
+        f"{'WER':>7} {'p50 ms':>7} {'CPU ms':>7}"
+    )
     for row in found:
         print(
             f"{row['speech']:>10} s {row['window']:>5} s {row['kind']:>8} {row['stretches']:>9} {row['words']:>6} "
-            f"{row['errors'] / max(1, row['words']):>7.1%} {row['milliseconds']:>7.1f}"
+            f"{row['errors'] / max(1, row['words']):>7.1%} {row['milliseconds']:>7.1f} "
+            f"{row['cpu_milliseconds']:>7.1f}"
         )
 
 
@@ -97,12 +101,19 @@ def _stretches(said: Sequence[Utterance], more_than: float, at_most: float) -> l
 def _decoded(model: Model, stretches: Sequence[Stretch], window: int, kind: Kind) -> dict[str, Any]:
     errors = words = 0
     taken: list[float] = []
+    cpu: list[float] = []
     for audio, text in stretches:
         prepared = model.prepare(WindowRequest(kind, audio, "en", window=window))
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         [heard] = model.decode([prepared])
         taken.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - used)
         wrong, count = word_errors(text, heard.text)
         errors, words = errors + wrong, words + count
-    milliseconds = round(1e3 * statistics.median(taken), 1) if taken else 0.0
-    return {"stretches": len(stretches), "words": words, "errors": errors, "milliseconds": milliseconds}
+    return {
+        "stretches": len(stretches),
+        "words": words,
+        "errors": errors,
+        "milliseconds": round(1e3 * statistics.median(taken or [0.0]), 1),
+        "cpu_milliseconds": round(1e3 * statistics.median(cpu or [0.0]), 1),
+    }
