@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 FILES: Final = ["config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*"]
 NEEDED: Final = ("config.json", "model.bin", "tokenizer.json")
 
+LEAST_BYTES: Final = 1_000_000
+"""A total that is less is that of a model's small files, which come first."""
+
 Progress = Callable[[str], None]
 """Told a sentence for people, at most once per percent, from any thread."""
 
@@ -118,6 +121,7 @@ class _Meter:
         self._name = name
         self._progress = progress
         self._lock = threading.Lock()
+        self._total = 0.0
         self._said = -1
 
     def bar(self) -> type[Any]:
@@ -137,10 +141,13 @@ class _Meter:
         return Bar
 
     def tell(self, done: float, total: float) -> None:
-        """So many bytes have come, of so many."""
+        """So many bytes have come, of so many: the total grows while the sizes of files become known.
+
+        Files come on several threads, so a bar's news may be old.
+        """
         percent = int(100 * done / total)
         with self._lock:
-            if percent == self._said:
+            if total < LEAST_BYTES or (total, percent) <= (self._total, self._said):
                 return
-            self._said = percent
+            self._total, self._said = total, percent
         self._progress(f"downloading the model {self._name}: {percent} % of {total / 1e6:.0f} MB")

@@ -88,13 +88,32 @@ def test_a_model_is_downloaded_once(finder: Finder, there: Hub) -> None:
 
 
 def test_a_download_says_how_far_it_is(finder: Finder) -> None:
+    """It never goes back, unless more turns out to be wanted."""
     said = finder.find("owner/progress")["said"]
     assert said
     told = [re.fullmatch(r"downloading the model owner/progress: (\d+) % of (\d+) MB", line) for line in said]
-    percents = [int(match[1]) for match in told if match]
-    assert len(percents) == len(said)
-    assert percents == sorted(set(percents))
-    assert percents[-1] == 100
+    steps = [(int(match[2]), int(match[1])) for match in told if match]
+    assert len(steps) == len(said)
+    assert steps == sorted(steps)
+    assert steps[-1] == (3, 100)
+
+
+def test_news_that_are_old_are_not_told() -> None:
+    said: list[str] = []
+    meter = store._Meter("m", said.append)
+    for done, total in (
+        (500, 500),
+        (10, 100e6),
+        (2e6, 100e6),
+        (1e6, 100e6),
+        (2.5e6, 100e6),
+        (3e6, 200e6),
+        (3e6, 100e6),
+    ):
+        meter.tell(done, total)
+    assert [line.removeprefix("downloading the model m: ") for line in said] == [
+        "0 % of 100 MB", "2 % of 100 MB", "1 % of 200 MB",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "status"), [("nobody/there", 404), ("not/public", 401)])
