@@ -58,6 +58,10 @@ class Window:
         return not self.segments and not self.fragment and self.crossing is None
 
 
+SPEECHLESS_SHARE: Final = 0.2
+"""Of the windows, those in which nobody speaks."""
+
+
 class Composer:
     """Makes windows of a corpus by chance."""
 
@@ -85,7 +89,7 @@ class Composer:
         crossing = None
         may_cut = chance.random() < 0.4 or room >= LONGEST - 0.01
         last_end = 0.0
-        if chance.random() >= 0.07:
+        if chance.random() >= SPEECHLESS_SHARE:
             at = self._lead(room)
             first, enough = self._pick(language), chance.random() < 0.12
             while True:
@@ -192,12 +196,33 @@ class Composer:
             audio = (peak * np.sign(coded) * (256 ** np.abs(coded) - 1) / 255).astype(np.float32)
         return audio
 
+    def _melody(self, count: int) -> Samples:
+        """Notes and chords one after the other, with overtones: struck ones that die away, and held ones."""
+        chance = self._chance
+        made = np.zeros(count, np.float32)
+        key, struck = 55 * 2 ** chance.uniform(0, 3), chance.random() < 0.7
+        beat = chance.uniform(0.1, 0.6)
+        at = 0
+        while at < count:
+            length = min(count - at, int(RATE * beat * chance.choice((0.5, 1, 1, 2, 4))))
+            time = np.arange(length) / RATE
+            fade = np.exp(-time * chance.uniform(0.5, 6)) if struck else np.minimum(1, 40 * (time[-1] - time))
+            for _ in range(chance.choice((0, 1, 1, 2, 3, 4))):
+                pitch = key * 2 ** (chance.choice((0, 2, 3, 4, 5, 7, 8, 9, 11, 12, 14, 16)) / 12)
+                dull = chance.uniform(1, 2.5)
+                for overtone in range(1, chance.randint(2, 9)):
+                    if pitch * overtone < RATE / 2:
+                        tone = np.sin(2 * np.pi * pitch * overtone * time + chance.random() * 6)
+                        made[at : at + length] += (fade * tone / overtone**dull).astype(np.float32)
+            at += length
+        return made
+
     def noise(self, count: int, *, speechless: bool = False) -> Samples:
-        """Noise of power 1: white, brown, hum or hiss; with `speechless` also tones, beeps and clicks."""
+        """Noise of power 1: white, brown, hum or hiss; with `speechless` also tones, beeps, clicks and melodies."""
         chance = self._chance
         made = self._noise.standard_normal(count).astype(np.float32)
         time = np.arange(count) / RATE
-        draw = chance.random() * (1.45 if speechless else 1.0)
+        draw = chance.random() * (1.9 if speechless else 1.0)
         if draw < 0.35:
             pass
         elif draw < 0.75:
@@ -216,10 +241,12 @@ class Composer:
             if chance.random() < 0.4:
                 tone = tone * (np.sin(2 * np.pi * chance.uniform(0.5, 4) * time) > 0)
             made = tone + 10 ** chance.uniform(-3, -0.5) * made
-        else:  # clicks
+        elif draw < 1.45:  # clicks
             clicks = np.zeros(count, np.float32)
             for _ in range(max(1, int(count / RATE * chance.uniform(0.5, 8)))):
                 clicks[chance.randrange(count)] = chance.uniform(0.3, 1)
             made = lfilter([1], [1, -chance.uniform(0.5, 0.97)], clicks) * 30 + 0.05 * made
+        else:
+            made = self._melody(count) + 10 ** chance.uniform(-4, -1) * made
         level: Samples = (made / (np.sqrt(np.mean(np.square(made))) + 1e-9)).astype(np.float32)
         return level
