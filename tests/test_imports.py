@@ -114,6 +114,7 @@ KEPT_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "tokenizers": ("backends.whisper",),
     "huggingface_hub": ("backends.whisper",),
     "pynvml": ("backends.whisper",),
+    "threadpoolctl": ("backends.whisper",),
     "webrtc_noise_gain": ("bridge.audio.denoise",),
     "soxr": ("bridge.audio",),
     "rich": ("bridge.commands",),

@@ -181,6 +181,7 @@ class Models:
     async def _load(self, name: str, folder: Path) -> Loaded:
         options = self._options
         chosen = hardware.choose(options)
+        hardware.spare_cores()
         if chosen.device == "cpu":
             hardware.keep_memory()
         plan = hardware.plan(options, chosen, store.size(folder))
