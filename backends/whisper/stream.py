@@ -291,7 +291,8 @@ class Stream:
             if not speech:
                 return [self._final((), position, None)]
             begin = self._start
-            heard = await self._hear(begin, min(position, speech[-1].end + _samples(TAIL_SECONDS)), speech)
+            last = speech[-1].end + _samples(TAIL_SECONDS)
+            heard = await self._hear(begin, min(position, last), speech, quiet=max(0, last - position))
             pieces = self._agreement.rejected() if heard is None else self._agreement.final(heard.pieces)
             return [self._final(_shifted(pieces, begin), position, heard, speech)]
         finally:
@@ -329,9 +330,12 @@ class Stream:
 
     # Hearing
 
-    async def _hear(self, begin: int, end: int, speech: Sequence[Span]) -> Hypothesis | None:
-        """What was said; None: nothing, or nothing that can be believed."""
-        request = await self._request(Kind.FINAL, begin, end)
+    async def _hear(self, begin: int, end: int, speech: Sequence[Span], *, quiet: int = 0) -> Hypothesis | None:
+        """What was said; None: nothing, or nothing that can be believed.
+
+        `quiet`: samples of silence put behind it, where the audio ends with the word: else that is often not heard.
+        """
+        request = await self._request(Kind.FINAL, begin, end, quiet)
         failed: list[tuple[Rejection, Hypothesis]] = []
         for temperature in self._options.temperatures:
             heard = await self._decode(replace(request, temperature=temperature))
@@ -393,11 +397,12 @@ class Stream:
             return Rejection.NO_SPEECH
         return rejection
 
-    async def _request(self, kind: Kind, begin: int, end: int) -> Request:
+    async def _request(self, kind: Kind, begin: int, end: int, quiet: int = 0) -> Request:
         loaded, _ = await self._lease()
         fit = kind is Kind.PARTIAL and self._options.partial_window == "fit"
         prompt = loaded.model.prompt(self._lead, self._history if self._options.condition else "")
-        return Request(kind, self._samples(begin, end), self._language, prompt, fit=fit)
+        samples = np.pad(self._samples(begin, end), (0, quiet))
+        return Request(kind, samples, self._language, prompt, fit=fit)
 
     async def _decode(self, request: Request) -> Hypothesis:
         loaded, lane = await self._lease()

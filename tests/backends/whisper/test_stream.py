@@ -298,6 +298,19 @@ async def test_a_flush_is_answered_while_no_more_audio_comes() -> None:
                 answered.set()
 
 
+@pytest.mark.parametrize("tail", [0.0, 0.1, 2.0])
+async def test_a_final_ends_in_silence_although_the_audio_ends_with_the_word(tail: float) -> None:
+    """Whisper tends to leave out a word that its window ends with."""
+    bench = Bench.of(sentence(tail=tail))
+    heard = await bench.hear(cut(bench.script.pcm()))
+    (final,) = (request for request in bench.oracle.requests if request.kind is Kind.FINAL)
+    quiet = round(0.35 * RATE)
+    assert not final.samples[-quiet:].any()
+    assert final.samples[-round(0.5 * RATE) :].any()
+    assert heard.text == bench.script.text
+    heard.assert_in_order(bench.script.seconds)
+
+
 async def test_a_slow_decoder_slows_the_sender() -> None:
     """Not the memory grows: audio is left where it comes from."""
     script = Script.of(*[(0.1, 0.3)] * 400, tail=1.0)
