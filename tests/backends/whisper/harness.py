@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from backends.base import FLUSH, RecognitionConfig, Result
 from backends.whisper.backend import WhisperBackend
@@ -20,6 +20,8 @@ from tests.speech import SECOND, pcm
 
 FRAME: Final = 3_200
 """Bytes of 100 ms."""
+WORD_TIMES: Final = 0.15
+"""Seconds that the start and end of a word may be off."""
 ROUNDING: Final = 0.002
 """Seconds."""
 
@@ -36,6 +38,31 @@ def said(utterances: Sequence[Utterance], pause: float = 1.2) -> tuple[bytes, st
     """Utterances one after the other, with so much silence behind each, and their words."""
     audio = b"".join(sound(one.path) + silence(pause) for one in utterances)
     return audio, " ".join(one.text for one in utterances)
+
+
+class Timed(Protocol):
+    """A word of a result or of a message."""
+
+    @property
+    def start(self) -> float: ...
+    @property
+    def end(self) -> float: ...
+
+
+def assert_times(words: Sequence[Timed], utterances: Sequence[Utterance], *, first: float, pause: float = 1.2) -> None:
+    """The words begin and end when they are spoken in `said(utterances, pause)`, which begins at `first` seconds.
+
+    Nearly all within 0.15 s, which is half of a syllable; none is off by a whole one. A boundary is two words'.
+    """
+    expected = []
+    for one in utterances:
+        expected += [(first + word.start, first + word.end) for word in one.words]
+        first += len(sound(one.path)) / SECOND + pause
+    off = [
+        max(abs(word.start - start), abs(word.end - end)) for word, (start, end) in zip(words, expected, strict=True)
+    ]
+    assert max(off) < 0.3, off
+    assert sum(each > WORD_TIMES for each in off) <= max(2, 0.1 * len(off)), off
 
 
 def unpaused(utterances: Iterable[Utterance], gap: float = 0.05) -> bytes:
