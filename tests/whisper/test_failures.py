@@ -71,14 +71,14 @@ CASES: dict[str, Callable[[], Fails]] = {
 
 @pytest.mark.parametrize("name", CASES)
 async def test_what_passes_costs_no_word(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The bridge replays what was not final; words that were committed before are said again."""
+    """The bridge replays what was not final."""
     audio, text = said(fixture.certain(words=3)[:2])
     other, other_text = said(fixture.certain(words=2)[:2])
     breaking(monkeypatch, CASES[name]())
     with journal() as log:
         async with serve(ENV, backend="whisper") as url:
             hurt, unharmed, again = await asyncio.gather(
-                spoken(url, audio, speed=3, language="en", phrases=("stop",)),
+                spoken(url, audio, speed=3, language="en", phrases=("stop",), reopened=True),
                 spoken(url, other, speed=3, language="en"),
                 spoken(url, other, language="en"),
             )
@@ -100,7 +100,7 @@ async def test_what_lasts_is_told_with_a_code(monkeypatch: pytest.MonkeyPatch, e
     breaking(monkeypatch, lambda batch: error if chosen(batch) else None)
     async with serve(ENV, backend="whisper", reopen_seconds=0.5) as url:
         hurt, unharmed = await asyncio.gather(
-            spoken(url, sound(one.path), phrases=("stop",)), spoken(url, sound(one.path))
+            spoken(url, sound(one.path), phrases=("stop",), reopened=True), spoken(url, sound(one.path))
         )
     assert unharmed.text == one.text
     assert hurt.text == ""
@@ -120,7 +120,7 @@ async def test_features_that_cannot_be_made_the_first_time(monkeypatch: pytest.M
 
     monkeypatch.setattr(Model, "prepare", broken)
     async with serve(ENV, backend="whisper") as url:
-        heard = await spoken(url, sound(one.path), phrases=("stop",))
+        heard = await spoken(url, sound(one.path), phrases=("stop",), reopened=True)
     assert heard.text == one.text
     assert not left
     assert heard.codes == []

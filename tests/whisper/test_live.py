@@ -85,26 +85,35 @@ async def test_the_same_finals_however_the_audio_comes(url: str) -> None:
 
 
 def offline(model: WhisperModel, file: LongFile) -> str:
-    """What faster-whisper itself hears in the whole recording."""
+    """What faster-whisper itself hears, told where each utterance is.
+
+    In the whole recording it hears far less with this model, which was trained on short windows: half of the words.
+    """
     audio = np.frombuffer(sound(file.path), "<i2").astype(np.float32) / np.float32(32_768)
-    segments, _ = model.transcribe(audio, language=file.language, beam_size=5)
-    return " ".join(segment.text.strip() for segment in segments)
+    texts = []
+    for span in file.utterances:
+        part = audio[round(16_000 * (span.start - 0.2)) : round(16_000 * (span.end + 0.3))]
+        segments, _ = model.transcribe(part, language=file.language, beam_size=5)
+        texts += [segment.text.strip() for segment in segments]
+    return " ".join(texts)
 
 
 @pytest.mark.slow
 async def test_live_is_as_good_as_offline(url: str) -> None:
-    """Minute-long recordings with pauses, sent eight times as fast as life, beside each other."""
+    """Recordings of a minute and a half with pauses, sent eight times as fast as life, beside each other."""
     files = fixture.long_files()
-    live = await asyncio.gather(
+    results = await asyncio.gather(
         *(spoken(url, sound(file.path), speed=8, language=file.language, limit=50) for file in files)
     )
     model = WhisperModel(str(fixture.MODEL), device="cpu", compute_type="int8", cpu_threads=2)
-    for file, heard in zip(files, live, strict=True):
-        rate = word_error_rate(file.text, heard.text)
-        reference = word_error_rate(file.text, await asyncio.to_thread(offline, model, file))
-        assert rate <= reference + WORSE, (file.language, rate, reference)
-        assert rate < 0.12
+    rates = []
+    for file, heard in zip(files, results, strict=True):
+        reference = await asyncio.to_thread(offline, model, file)
+        rates.append((word_error_rate(file.text, heard.text), word_error_rate(file.text, reference)))
         assert heard.codes == []
+    # Of a hundred words each; where pauses are short, live has two utterances in a window, and offline never.
+    assert sum(live for live, _ in rates) <= sum(alone for _, alone in rates) + len(rates) * WORSE, rates
+    assert max(live for live, _ in rates) < 0.1, rates
 
 
 # Languages
