@@ -76,6 +76,7 @@ class Models:
         self._switching = asyncio.Lock()
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._retired: list[Loaded] = []  # still used by streams that have not come to the end of an utterance
 
     @property
     def loaded(self) -> Loaded | None:
@@ -128,8 +129,8 @@ class Models:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         loaded, self._loaded = self._loaded, None
-        if loaded is not None:
-            await loaded.close()
+        for each in [*self._retired, *([] if loaded is None else [loaded])]:
+            await each.close()
 
     def _install(self, loaded: Loaded) -> None:
         self._loaded = loaded
@@ -139,7 +140,14 @@ class Models:
 
     def _retire(self, old: Loaded) -> None:
         old.retire()
-        self._own(_closed_when_idle(old), "whisper-retire")
+        self._retired.append(old)
+        self._own(self._close_when_idle(old), "whisper-retire")
+
+    async def _close_when_idle(self, old: Loaded) -> None:
+        await old.idle.wait()
+        await old.close()
+        self._retired.remove(old)
+        log.info("whisper: the model %s is no longer used and was released", old.model.name)
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
@@ -234,9 +242,3 @@ def fits(model_bytes: int, chosen: hardware.Hardware) -> bool:
     """Whether a model can be loaded beside what is loaded; where that cannot be told, it is tried."""
     free = hardware.free_memory(chosen)
     return free is None or free > SPARE * model_bytes
-
-
-async def _closed_when_idle(loaded: Loaded) -> None:
-    await loaded.idle.wait()
-    await loaded.close()
-    log.info("whisper: the model %s is no longer used and was released", loaded.model.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -224,6 +225,30 @@ async def test_a_model_that_does_not_exist(name: str) -> None:
         assert (caught.value.code, caught.value.fault) == ("unknown_model", Fault.CLIENT)
         assert "large-v3-turbo" in str(caught.value)  # those that exist are named
         assert (await heard(backend, sound(fixture.certain()[0].path))).text
+
+
+async def test_closing_the_engine_releases_the_models_that_were_left_behind_too(other: Path) -> None:
+    """Although a stream that never ended still holds one."""
+
+    def threads() -> list[threading.Thread]:
+        return [each for each in threading.enumerate() if each.name.startswith(("whisper-d", "whisper-f"))]
+
+    one = fixture.certain(words=3)[0]
+    before = threads()
+    async with loaded() as backend:
+        first = now(backend)
+        over = asyncio.get_running_loop().create_future()
+        stream = asyncio.create_task(heard(backend, played(cut(sound(one.path)[: -SECOND // 4]), then=over)))
+        async with asyncio.timeout(10):
+            while not first._users:
+                await asyncio.sleep(0.01)
+        await backend.use_model(str(other))
+        assert first.model._whisper.model.model_is_loaded
+    assert not first.model._whisper.model.model_is_loaded
+    assert threads() == before
+    over.set_result(None)
+    with pytest.raises(BackendError):
+        await stream
 
 
 async def test_an_engine_that_was_closed_keeps_nobody_waiting() -> None:
