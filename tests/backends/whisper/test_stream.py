@@ -350,7 +350,17 @@ async def test_more_audio_at_once_than_may_wait(pause: float) -> None:
             heard.take(result)
             if len(heard.text.split()) > 90:  # the last words may go on
                 break
+    assert len(heard.text.split()) > 90
     assert script.text.startswith(heard.text)
+
+
+async def test_a_long_run_that_comes_at_once_is_cut_like_any_other() -> None:
+    """The pause behind it is known already, and too far away."""
+    script = Script.of(*[(0.1, 0.3)] * 60, (1.5, 0.3), tail=1.5)
+    bench = Bench.of(script, options=WhisperOptions(window_seconds=8.0))
+    heard = await bench.hear([script.pcm()])
+    assert heard.text == script.text
+    assert max(request.seconds for request in bench.oracle.requests) < 8.5
 
 
 async def test_the_prompt() -> None:
