@@ -24,8 +24,6 @@ CUBLAS: Final = "libcublas.so.12"
 INSTALL_CUBLAS: Final = "pip install nvidia-cublas-cu12"
 """All that CTranslate2 needs beside the driver; cuDNN it has not needed since 4.8."""
 
-OUT_OF_MEMORY: Final = ("out of memory", "alloc_failed", "error_out_of_memory", "bad_alloc", "failed to allocate")
-
 SMALL_MODEL_BYTES: Final = 300_000_000
 """Up to here (tiny, base and small in int8) one core decodes a window within a second or so."""
 THREADS_OF_LARGE: Final = 4
@@ -189,9 +187,3 @@ def free_memory(chosen: Hardware) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def out_of_memory(exc: BaseException) -> bool:
-    """Whether an exception of CTranslate2 says that the memory did not suffice."""
-    text = str(exc).lower()
-    return isinstance(exc, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY)

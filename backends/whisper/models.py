@@ -17,7 +17,7 @@ from backends.whisper import hardware, store
 from backends.whisper.metrics import WhisperMetrics
 from backends.whisper.model import RATE, Model, Prepared, Request
 from backends.whisper.options import WhisperOptions
-from backends.whisper.scheduler import Lane, Scheduler
+from backends.whisper.scheduler import Lane, Scheduler, out_of_memory
 from backends.whisper.window import Hypothesis, Kind
 
 log = logging.getLogger(__name__)
@@ -226,7 +226,7 @@ class Models:
                 model.decode([model.prepare(Request(kind, quiet, language))])
             model.try_alignment()
         except Exception as exc:
-            if hardware.out_of_memory(exc):
+            if out_of_memory(exc):
                 raise BackendError(f"the model {name} does not fit into the memory", code="no_memory") from exc
             why = next(iter(str(exc).splitlines()), type(exc).__name__)
             raise BackendError(

@@ -325,7 +325,7 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
         """A batch failed: have it decoded in smaller parts, where that may help."""
         size = len(batch.jobs)
         most = 0
-        if _out_of_memory(error):
+        if out_of_memory(error):
             most = size // 2
             limit = self._ready.halve(size, now)
             if size > 1:
@@ -381,7 +381,8 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
         job.lane.jobs.pop(job, None)
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that the memory did not suffice, CTranslate2's of a GPU among them."""
     said = str(error).lower()
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(sign in said for sign in _OUT_OF_MEMORY)
@@ -392,7 +393,7 @@ def _translated(cause: Exception) -> BackendError:
     """A new error for each who gets one: it is raised in several tasks, and each adds its own traceback."""
     if isinstance(cause, BackendError):
         error = BackendError(str(cause), code=cause.code, fault=cause.fault, retryable=cause.retryable)
-    elif _out_of_memory(cause):
+    elif out_of_memory(cause):
         error = BackendError("the memory is full", code="overloaded", retryable=True)
     else:
         error = BackendError(f"the model failed ({type(cause).__name__})", retryable=True)

@@ -18,6 +18,7 @@ from backends.base import BackendError, Fault
 from backends.whisper import hardware
 from backends.whisper.hardware import Hardware
 from backends.whisper.options import WhisperOptions
+from backends.whisper.scheduler import out_of_memory
 
 ON_A_GPU = {"float32", "float16", "bfloat16", "int8", "int8_float16", "int8_float32", "int8_bfloat16"}
 ON_A_CPU = {"float32", "int8", "int16", "int8_float32"}
@@ -221,5 +222,5 @@ def test_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch, free: int | None)
         (RuntimeError("Invalid input features shape"), False),
     ],
 )
-def test_out_of_memory(exc: BaseException, expected: bool) -> None:
-    assert hardware.out_of_memory(exc) is expected
+def test_out_of_memory(exc: Exception, expected: bool) -> None:
+    assert out_of_memory(exc) is expected

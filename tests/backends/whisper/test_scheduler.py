@@ -10,7 +10,7 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -1022,8 +1022,23 @@ def kill(ident: int) -> None:
     assert count == 1
 
 
+@pytest.fixture(autouse=True)
+def others() -> Iterator[None]:
+    """Threads of engines that other tests still hold are not this test's."""
+    _others.update(threading.enumerate())
+    yield
+    _others.clear()
+
+
+_others: set[threading.Thread] = set()
+
+
+def living() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("whisper-") and thread not in _others]
+
+
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("whisper-")]
+    return [thread.name for thread in living()]
 
 
 async def stops(decoder: Threaded, count: int = 1) -> None:
@@ -1130,9 +1145,8 @@ def test_threads_that_are_killed_at_random_lose_no_request(policy: str) -> None:
     async def kills(scheduler: Fakes) -> None:
         while True:
             await asyncio.sleep(0.01)
-            found = [thread for thread in threading.enumerate() if thread.name.startswith("whisper-")]
             with contextlib.suppress(AssertionError):  # it is gone already
-                kill(chance.choice(found).ident or 0)
+                kill(chance.choice(living()).ident or 0)
 
     async def main() -> None:
         metrics = WhisperMetrics()
