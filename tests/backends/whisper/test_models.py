@@ -23,15 +23,19 @@ from tests.models import fixture
 from tests.speech import SECOND
 
 
-@pytest.fixture
-def other(tmp_path: Path) -> Path:
-    """Another model: the same in another folder."""
-    folder = tmp_path / "other"
+def copied(folder: Path) -> Path:
+    """The fixture's model in another folder."""
     folder.mkdir()
     for file in fixture.MODEL.iterdir():
         if file.is_file():
             (folder / file.name).symlink_to(file)
     return folder
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """Another model."""
+    return copied(tmp_path / "other")
 
 
 def now(backend: WhisperBackend) -> Loaded:
@@ -199,31 +203,33 @@ def no_heads(folder: Path) -> None:
     (folder / "config.json").write_text(config.replace("alignment_heads", "other_heads"), encoding="utf-8")
 
 
-@pytest.mark.parametrize("spoil", [corrupt, cut_off, without_numbers, no_tokenizer, no_heads])
-async def test_a_folder_that_holds_no_model(other: Path, spoil: Callable[[Path], None]) -> None:
+async def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
     """The one before serves on, also those who speak."""
-    spoil(other)
     audio, text = said(fixture.certain(words=2)[:2])
     async with loaded() as backend:
         first = now(backend)
-        stream = asyncio.create_task(heard(backend, paced(audio, 4)))
-        with pytest.raises(BackendError) as caught:
-            await after(0.3, lambda: backend.use_model(str(other)))
-        assert (caught.value.code, caught.value.fault) == ("bad_model", Fault.OPERATOR)
-        assert str(other) in str(caught.value)
+        stream = asyncio.create_task(heard(backend, paced(audio, 3)))
+        await asyncio.sleep(0.3)
+        for spoil in (corrupt, cut_off, without_numbers, no_tokenizer, no_heads):
+            folder = copied(tmp_path / spoil.__name__)
+            spoil(folder)
+            with pytest.raises(BackendError) as caught:
+                await backend.use_model(str(folder))
+            assert (caught.value.code, caught.value.fault) == ("bad_model", Fault.OPERATOR), spoil
+            assert str(folder) in str(caught.value)
+            assert now(backend) is first
+            assert backend.progress is None
         assert (await stream).text == text
-        assert now(backend) is first
         assert backend.model == str(fixture.MODEL)
-        assert backend.progress is None
 
 
-@pytest.mark.parametrize("name", ["no-such-model", "/no/such/folder", "./no-such-folder", "~/no-such-folder"])
-async def test_a_model_that_does_not_exist(name: str) -> None:
+async def test_a_model_that_does_not_exist() -> None:
     async with loaded() as backend:
-        with pytest.raises(BackendError) as caught:
-            await backend.use_model(name)
-        assert (caught.value.code, caught.value.fault) == ("unknown_model", Fault.CLIENT)
-        assert "large-v3-turbo" in str(caught.value)  # those that exist are named
+        for name in ("no-such-model", "/no/such/folder", "./no-such-folder", "~/no-such-folder"):
+            with pytest.raises(BackendError) as caught:
+                await backend.use_model(name)
+            assert (caught.value.code, caught.value.fault) == ("unknown_model", Fault.CLIENT), name
+            assert "large-v3-turbo" in str(caught.value)  # those that exist are named
         assert (await heard(backend, sound(fixture.certain()[0].path))).text
 
 

@@ -88,14 +88,11 @@ def test_a_model_is_downloaded_once(finder: Finder, there: Hub) -> None:
 
 
 def test_a_download_says_how_far_it_is(finder: Finder) -> None:
-    """It never goes back, unless more turns out to be wanted."""
+    """That it does not go back is below: how much is wanted becomes known as the files come."""
     said = finder.find("owner/progress")["said"]
-    assert said
     told = [re.fullmatch(r"downloading the model owner/progress: (\d+) % of (\d+) MB", line) for line in said]
-    steps = [(int(match[2]), int(match[1])) for match in told if match]
-    assert len(steps) == len(said)
-    assert steps == sorted(steps)
-    assert steps[-1] == (3, 100)
+    assert all(told)
+    assert said[-1].endswith(" 100 % of 3 MB")
 
 
 def test_news_that_are_old_are_not_told() -> None:
