@@ -31,7 +31,7 @@ from bench.frontend_streams import FORMATS, Stream, streams
 from bridge.audio.decode import StreamDecoder
 from bridge.audio.vad.detector import DetectorName, Heard, VoiceDetection, VoiceDetector, make_voice_detection
 from bridge.audio.vad.segmenter import Endpointing
-from bridge.commands.serve import GC_THRESHOLDS
+from bridge.commands.serve import settle_memory
 from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Closed, Start
 from bridge.session.engine import Engine
@@ -221,9 +221,7 @@ async def read(session: Session) -> None:
 def collected_seldom() -> Iterator[None]:
     """Garbage as in the server; it is frozen there, too."""
     usual = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    settle_memory()
     try:
         yield
     finally:

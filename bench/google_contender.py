@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import json
 import queue
 from collections.abc import AsyncIterator, Callable
@@ -28,7 +27,7 @@ from backends.google.async_backend import GoogleBackend
 from backends.google.options import GoogleOptions
 from backends.google.threads_backend import GoogleThreadsBackend
 from bench.google_load import Hand, Heard, Load
-from bridge.commands.serve import GC_THRESHOLDS
+from bridge.commands.serve import settle_memory
 from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Closed, Partial, Start
 from bridge.session.engine import Engine
@@ -189,9 +188,7 @@ async def measure(name: str, endpoint: str, sessions: int, seconds: float) -> Lo
     """One run."""
     load = Load(name, sessions, seconds)
     async with CONTENDERS[name](endpoint, sessions, load.heard) as hands:
-        gc.collect()  # as the server does once it is ready; the same for all
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
+        settle_memory()  # as the server does once it is ready; the same for all
         await load.play(hands)
     return load
 

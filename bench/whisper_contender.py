@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import os
 from collections.abc import AsyncIterator
@@ -27,9 +26,10 @@ from backends.whisper import hardware, models
 from backends.whisper.backend import WhisperBackend
 from backends.whisper.model import Model
 from backends.whisper.options import WhisperOptions
-from bench.whisper_load import RATE, SAMPLES, Load, floats, utterances
+from backends.whisper.window import RATE
+from bench.whisper_load import SAMPLES, Load, floats, utterances
 from bench.whisper_spoken import Spoken
-from bridge.commands.serve import GC_THRESHOLDS
+from bridge.commands.serve import settle_memory
 
 CONTENDERS: Final = ("ours", "loop")
 PARTIAL_BYTES: Final = RATE  # half a second of PCM16
@@ -193,9 +193,7 @@ async def play(name: str, args: argparse.Namespace) -> Load:
     """One run."""
     backend = contender(name, options_of(args.model, args), random=args.random)
     await backend.load()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    settle_memory()
     load = Load(name, utterances(args.speech), args.sessions, args.seconds, args.least_partials)
     try:
         await load.play(backend)

@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from backends.whisper import hardware, store
 from backends.whisper.model import Model, Request
-from backends.whisper.window import Kind
+from backends.whisper.window import RATE, Kind
 from bench.whisper_contender import LockedLoop, SpokenModel, add_options, options_of
-from bench.whisper_load import RATE, Utterance, floats, utterances
+from bench.whisper_load import Utterance, floats, utterances
 
 BATCHES: Final = (1, 2, 4, 8, 16, 32)
 SECONDS: Final = {Kind.PARTIAL: 2.0, Kind.FINAL: 4.0}

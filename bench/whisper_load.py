@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.base import FLUSH, AsyncBackend, BackendError, RecognitionConfig, Result
+from backends.whisper.window import RATE
 from bench.load import percentiles
 from bench.process import cpu_seconds
 from bridge.audio.files import open_audio
@@ -31,7 +32,6 @@ from bridge.transcript import word_errors
 Float32 = npt.NDArray[np.float32]
 
 SAMPLES: Final = Path(__file__).resolve().parent.parent / "samples"
-RATE: Final = 16_000
 CHUNK_SECONDS: Final = 0.1
 
 EDGE_SECONDS: Final = 0.15

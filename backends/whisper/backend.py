@@ -17,6 +17,7 @@ from backends.whisper.schedule import Schedule
 from backends.whisper.schedule import run as follow
 from backends.whisper.speech import Ears
 from backends.whisper.stream import Stream
+from backends.whisper.window import RATE
 
 ANY_LANGUAGE: Final = frozenset({"auto", "und"})
 
@@ -53,7 +54,7 @@ class WhisperBackend(AsyncBackend):
             phrases=True,
             flush=True,
             languages=() if loaded is None else (*loaded.model.languages, *_also(loaded.model.languages)),
-            sample_rates=(16_000,),
+            sample_rates=(RATE,),
             answer_seconds=ANSWER_SECONDS,
             metered=True,
             detects_language=loaded is None or loaded.model.multilingual,
@@ -103,9 +104,11 @@ class WhisperBackend(AsyncBackend):
 
     async def recognize(self, config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
         """One stream."""
-        if config.sample_rate != 16_000:
+        if config.sample_rate != RATE:
             raise BackendError(
-                f"Whisper hears 16,000 samples a second, not {config.sample_rate}", code="rejected", fault=Fault.CLIENT
+                f"Whisper hears {RATE:,} samples a second, not {config.sample_rate}",
+                code="rejected",
+                fault=Fault.CLIENT,
             )
         stream = Stream(
             self._models,

@@ -24,11 +24,10 @@ from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
 from backends.whisper.hardware import Hardware
-from backends.whisper.window import Hypothesis, Kind, Piece
+from backends.whisper.window import RATE, Hypothesis, Kind, Piece
 
 Float32 = npt.NDArray[np.float32]
 
-RATE: Final = 16_000
 FRAMES_PER_SECOND: Final = 100
 LONGEST_SECONDS: Final = 30
 FIT_SECONDS: Final = 5

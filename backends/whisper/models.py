@@ -15,10 +15,10 @@ import numpy as np
 from backends.base import BackendError, Fault
 from backends.whisper import hardware, store
 from backends.whisper.metrics import WhisperMetrics
-from backends.whisper.model import RATE, Model, Prepared, Request
+from backends.whisper.model import Model, Prepared, Request
 from backends.whisper.options import WhisperOptions
 from backends.whisper.scheduler import Lane, Scheduler, out_of_memory
-from backends.whisper.window import Hypothesis, Kind
+from backends.whisper.window import RATE, Hypothesis, Kind
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Models:
                     store.find, name, self._options.download_folder, self._say, offline=self._options.offline
                 )
                 old = self._loaded
-                if old is None or fits(store.size(folder), hardware.choose(self._options)):
+                if old is None or fits(store.size(folder), old.model.hardware):
                     self._install(await self._load(name, folder))
                     if old is not None:
                         self._retire(old)
@@ -192,8 +192,9 @@ class Models:
         hardware.spare_cores()
         if chosen.device == "cpu":
             hardware.keep_memory()
-        plan = hardware.plan(options, chosen, store.size(folder))
-        self._say(f"loading the model {name} ({store.size(folder) / 1e6:.0f} MB) for the {chosen.device}")
+        size = store.size(folder)
+        plan = hardware.plan(options, chosen, size)
+        self._say(f"loading the model {name} ({size / 1e6:.0f} MB) for the {chosen.device}")
         began = time.monotonic()
         model = await asyncio.to_thread(self._make, name, folder, chosen, plan.workers)
         scheduler: Scheduler[Request, Prepared, Hypothesis] = Scheduler(
@@ -204,7 +205,7 @@ class Models:
             decode_limit_seconds=options.decode_limit_seconds,
         )
         await scheduler.start()
-        log.info("whisper: the model %s was loaded in %.1f s", name, time.monotonic() - began)
+        log.info("whisper: the model %s was loaded in %.1f s; %s", name, time.monotonic() - began, chosen.reason)
         return Loaded(model, scheduler)
 
     def _make(self, name: str, folder: Path, chosen: hardware.Hardware, workers: int) -> Model:

@@ -25,7 +25,7 @@ from backends.whisper.pressure import Pressure
 from backends.whisper.window import Kind
 from backends.whisper.workers import Outcome, Workers
 
-__all__ = ["Decoder", "Lane", "Plan", "Replaced", "Request", "Scheduler"]
+__all__ = ["Decoder", "Lane", "Plan", "Replaced", "Request", "Scheduler", "out_of_memory"]
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from faster_whisper.vad import get_vad_model
 
-RATE: Final = 16_000
+from backends.whisper.window import RATE
+
 FRAME: Final = 512
 CONTEXT: Final = 64
 """Samples: of a frame, and of the audio before it that the model is given with it."""

@@ -22,15 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.base import RecognitionConfig, Result, Word
-from backends.whisper.agreement import Agreement, cut, forced_cut
+from backends.whisper.agreement import Agreement, cut, forced_cut, joined_text
 from backends.whisper.guards import GuardRules, Rejection, judge, without_loop
 from backends.whisper.metrics import WhisperMetrics
-from backends.whisper.model import RATE, Request
+from backends.whisper.model import Request
 from backends.whisper.models import Loaded, Models
 from backends.whisper.options import WhisperOptions
 from backends.whisper.scheduler import Lane, Replaced
 from backends.whisper.speech import Ears, Span
-from backends.whisper.window import Hypothesis, Kind, Piece
+from backends.whisper.window import RATE, Hypothesis, Kind, Piece
 
 BACKLOG_SECONDS: Final = 30.0
 """Audio that may wait here; past it nothing more is read, and the sender is slowed."""
@@ -56,7 +56,7 @@ DOUBTFUL: Final = -0.7
 
 
 class Stream:
-    """The state of one `recognize`. `language`: Whisper's code, None to detect it; `tags`: what results call it."""
+    """The state of one `recognize`. `language`: Whisper's code, None to detect it."""
 
     def __init__(
         self,
@@ -281,7 +281,7 @@ class Stream:
         if pause is not None and pause.end <= longest:
             position = pause.end + self._silence // 2
             return self._conclude(position, [span for span in speech if span.end <= pause.end])
-        if end > longest and speech:
+        if end > longest:
             return self._shorten(longest, self._ears.speech(self._start, longest))
         return None
 
@@ -382,13 +382,13 @@ class Stream:
         return other, None
 
     def _learn_language(self, heard: Hypothesis, speech: Sequence[Span]) -> None:
-        if self._language is None and sum(span.end - span.start for span in speech) >= _samples(LANGUAGE_SECONDS):
+        if self._language is None and _seconds(speech) >= LANGUAGE_SECONDS:
             self._language = heard.language
 
     def _judged(self, heard: Hypothesis, speech: Sequence[Span], prefix: Sequence[Piece] = ()) -> Rejection | None:
         rejection = judge(
             heard,
-            speech_seconds=sum(span.end - span.start for span in speech) / RATE,
+            speech_seconds=_seconds(speech),
             rules=self._rules,
             prefix=prefix,
         )
@@ -449,7 +449,7 @@ class Stream:
     ) -> Result:
         """Everything up to `position` is final; the pieces' times are seconds of the stream."""
         start, self._told = self._told / RATE, position
-        text = "".join(piece.text for piece in pieces).strip()
+        text = joined_text(pieces).rstrip()
         if not text:
             return Result("", True, start, position / RATE)
         self._history = f"{self._history} {text}"[-HISTORY_CHARACTERS:]
@@ -473,6 +473,10 @@ class Stream:
 
 def _samples(seconds: float) -> int:
     return round(seconds * RATE)
+
+
+def _seconds(speech: Sequence[Span]) -> float:
+    return sum(span.end - span.start for span in speech) / RATE
 
 
 def _shifted(pieces: Sequence[Piece], begin: int) -> list[Piece]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Final
+
+RATE: Final = 16_000
+"""Samples a second, of all audio here: what Whisper and Silero were trained on."""
 
 
 class Kind(enum.IntEnum):

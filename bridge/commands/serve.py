@@ -92,7 +92,7 @@ async def _serve(make_bridge: Callable[[Any], Any], settings: Any) -> int:
 async def _announce(settings: Any, url: str, loaded: asyncio.Event) -> None:
     """Say what is served, where, by what, and how to try it."""
     await loaded.wait()
-    _settle_memory()
+    settle_memory()
     stream = url.replace("http", "ws", 1) + "/v1/stream"
     key = " --api-key KEY" if settings.api_keys else ""
     note = (
@@ -111,7 +111,7 @@ async def _announce(settings: Any, url: str, loaded: asyncio.Event) -> None:
     sys.stderr.flush()
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """What is loaded now stays: the collector need not walk it again and again while it holds up every session.
 
     Frames come and go by reference counts alone; cycles are left by sessions and requests that ended, so that the

@@ -15,10 +15,10 @@ import pytest
 from backends.base import AsyncBackend, BackendError, Capabilities, RecognitionConfig, Result
 from backends.whisper.model import Prepared
 from backends.whisper.options import WhisperOptions
-from backends.whisper.window import Hypothesis
+from backends.whisper.window import RATE, Hypothesis
 from bench import whisper, whisper_load
 from bench.whisper_contender import LockedLoop, SpokenModel, contender
-from bench.whisper_load import RATE, Load, Run, Utterance, turns, utterances
+from bench.whisper_load import Load, Run, Utterance, turns, utterances
 from bench.whisper_models import Size, make
 from bench.whisper_texts import same_texts
 from bench.whisper_windows import windows

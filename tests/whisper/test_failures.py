@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from backends.whisper.model import Model, Prepared, Request
-from backends.whisper.window import Hypothesis, Kind
-from tests.backends.whisper.harness import said, sound
+from backends.whisper.window import Kind
+from tests.backends.whisper.harness import breaking, said, sound
 from tests.google.harness import journal
 from tests.models import fixture
 from tests.whisper.harness import ENV, spoken
@@ -24,18 +24,6 @@ Fails = Callable[[Sequence[Prepared]], Exception | None]
 def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bridge.session.channel.BACKOFF_BASE", 0.01)
     monkeypatch.setattr("bridge.session.channel.BACKOFF_CAP", 0.2)
-
-
-def breaking(monkeypatch: pytest.MonkeyPatch, fails: Fails) -> None:
-    """The `decode` of every model raises what `fails` gives; a session with phrases is known by its prompts."""
-    decode = Model.decode
-
-    def broken(model: Model, batch: Sequence[Prepared]) -> list[Hypothesis]:
-        if (error := fails(batch)) is not None:
-            raise error
-        return decode(model, batch)
-
-    monkeypatch.setattr(Model, "decode", broken)
 
 
 def chosen(batch: Sequence[Prepared]) -> bool:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import pytest
+
 from backends.base import FLUSH, RecognitionConfig, Result
 from backends.whisper.backend import WhisperBackend
+from backends.whisper.model import Model, Prepared
 from backends.whisper.options import WhisperOptions
+from backends.whisper.window import Hypothesis
 from tests.models import fixture
 from tests.models.fixture import Utterance
 from tests.speech import SECOND, pcm
@@ -204,3 +208,15 @@ def flushed(audio: bytes, *positions: float) -> list[bytes]:
         chunks += [*cut(audio[at:mark]), FLUSH]
         at = mark
     return [*chunks, *cut(audio[at:])]
+
+
+def breaking(monkeypatch: pytest.MonkeyPatch, fails: Callable[[Sequence[Prepared]], Exception | None]) -> None:
+    """The `decode` of every model raises what `fails` gives; sessions with phrases are known by their prompts."""
+    decode = Model.decode
+
+    def broken(model: Model, batch: Sequence[Prepared]) -> list[Hypothesis]:
+        if (error := fails(batch)) is not None:
+            raise error
+        return decode(model, batch)
+
+    monkeypatch.setattr(Model, "decode", broken)

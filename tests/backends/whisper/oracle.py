@@ -23,13 +23,13 @@ import pytest
 
 from backends.base import RecognitionConfig
 from backends.whisper import speech
-from backends.whisper.model import RATE, Request
+from backends.whisper.model import Request
 from backends.whisper.models import Loaded, Models
 from backends.whisper.options import WhisperOptions
 from backends.whisper.scheduler import Replaced
 from backends.whisper.speech import Ears
 from backends.whisper.stream import Stream
-from backends.whisper.window import Hypothesis, Kind, Piece
+from backends.whisper.window import RATE, Hypothesis, Kind, Piece
 from tests.backends.whisper.harness import Heard
 
 LOUDEST: Final = 30_000

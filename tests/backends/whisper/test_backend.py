@@ -19,25 +19,23 @@ import pytest
 from backends.base import DETECT, FLUSH, BackendError, Fault, RecognitionConfig
 from backends.whisper.backend import WhisperBackend
 from backends.whisper.model import Model, Prepared, Request
-from backends.whisper.window import Hypothesis
 from bench.noises import NOISES, RATE, Signal, at_level, normal, to_pcm16
-from tests.backends.whisper.harness import assert_times, cut, heard, loaded, paced, said, silence, sound, unpaused
+from tests.backends.whisper.harness import (
+    assert_times,
+    breaking,
+    cut,
+    heard,
+    loaded,
+    paced,
+    said,
+    silence,
+    sound,
+    unpaused,
+)
 from tests.models import fixture
 from tests.speech import SECOND, word_error_rate
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-def breaking(monkeypatch: pytest.MonkeyPatch, fails: Callable[[Sequence[Prepared]], Exception | None]) -> None:
-    """The `decode` of every model raises what `fails` gives; sessions with phrases are known by their prompts."""
-    decode = Model.decode
-
-    def broken(model: Model, batch: Sequence[Prepared]) -> list[Hypothesis]:
-        if (error := fails(batch)) is not None:
-            raise error
-        return decode(model, batch)
-
-    monkeypatch.setattr(Model, "decode", broken)
 
 
 # Words

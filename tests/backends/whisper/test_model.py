@@ -20,12 +20,11 @@ from backends.whisper.model import (
     LONGEST_SECONDS,
     MOST_TOKENS,
     PROMPT_SIZES,
-    RATE,
     Model,
     Request,
     most_tokens,
 )
-from backends.whisper.window import Hypothesis, Kind, Piece
+from backends.whisper.window import RATE, Hypothesis, Kind, Piece
 from tests.backends.whisper.harness import sound
 from tests.models import fixture
 from tests.models.fixture import Utterance

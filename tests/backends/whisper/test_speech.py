@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 from faster_whisper.vad import get_vad_model
 
-from backends.whisper.speech import FRAME, LONGEST_GAP_FRAMES, RATE, Ears
+from backends.whisper.speech import FRAME, LONGEST_GAP_FRAMES, Ears
+from backends.whisper.window import RATE
 from bench.noises import NOISES, at_level
 from tests.backends.whisper.harness import said, silence
 from tests.models import fixture

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.base import FLUSH, BackendError, RecognitionConfig
-from backends.whisper.model import RATE, Request
+from backends.whisper.model import Request
 from backends.whisper.options import WhisperOptions
 from backends.whisper.stream import BACKLOG_SECONDS
-from backends.whisper.window import Hypothesis, Kind, Piece
+from backends.whisper.window import RATE, Hypothesis, Kind, Piece
 from tests.backends.whisper.harness import Heard, cut, flushed
 from tests.backends.whisper.oracle import Bench, Script, ears, feed
 

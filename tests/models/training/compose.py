@@ -15,6 +15,7 @@ from faster_whisper.feature_extractor import FeatureExtractor
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve, lfilter, resample_poly
 
+from ..fixture import Word
 from .synth import RATE, Corpus, Samples
 
 LONGEST: Final = 30.0
@@ -26,15 +27,6 @@ def features(audio: Samples) -> NDArray[np.float32]:
     """Log mel features (80, frames of 10 ms), as faster-whisper makes them."""
     made: NDArray[np.float32] = _EXTRACTOR(audio)[:, :-1]
     return made
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of a window and its times in seconds."""
-
-    word: str
-    start: float
-    end: float
 
 
 @dataclass(frozen=True)
