@@ -110,7 +110,7 @@ async def test_a_session() -> None:
         native.PartialMessage("hel", 0.0, 0.5),
         native.AckMessage(16, 0),
         native.FinalMessage(2, "hello", 0.0, 1.0, (native.WordObject("hello", 0.1, 0.9),)),
-        native.ClosedMessage(3, "stopped", 16, 16, 0.001),
+        native.ClosedMessage("stopped", 16, 16, 0.001, 3),
     ]
     assert client.closed == messages[-1]
 

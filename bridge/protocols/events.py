@@ -2,8 +2,13 @@
 
 Codecs turn bytes into client events and server events into bytes; sessions know only these. The legal order is
 
-    client:  Start (Audio | Flush)* Stop
+    client:  (Start | Resume) (Audio | Flush)* Stop
     server:  Ready (SpeechStarted | SpeechEnded | Partial | Final | Ack | Warning | Error)* Closed
+
+and for who only listens
+
+    client:  Join
+    server:  Joined (SpeechStarted | SpeechEnded | Partial | Final | Ack | Warning | Error)* Closed
 
 Times are seconds on the session's clock (0 is the first sample of the session); `received` and `finalized` count
 sample frames at the client's own rate. `channel` is None unless each channel is recognized by itself.
@@ -13,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from backends.base import Word
 from bridge.audio.formats import AudioFormat
@@ -25,6 +31,10 @@ class Start:
     `separate`: each channel is recognized by itself. `vad`, `endpointing`, `denoise`: what the session chooses of
     voice activity detection and noise suppression; None leaves it to the server. `endpointing` holds those fields of
     `bridge.audio.vad.segmenter.Endpointing` that are chosen.
+
+    `session_id`: the client's own name for the session (None: the server makes one). `store`: whether its events may
+    be kept in the event log. `resume`: True if the client comes back when its connection breaks, False if it does not,
+    None if it does not say. `reuse`: an ended session of the same name is forgotten for this one.
     """
 
     audio: AudioFormat = AudioFormat()
@@ -36,11 +46,45 @@ class Start:
     vad: bool | None = None
     endpointing: Mapping[str, float] | None = None
     denoise: bool | None = None
+    session_id: str | None = None
+    store: bool = True
+    resume: bool | None = None
+    reuse: bool = False
 
     @property
     def lanes(self) -> int:
         """How many recognitions the session takes."""
         return self.audio.channels if self.separate else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """The sender of a session comes back, with the token of its `Ready`.
+
+    `from_seq`: the first lasting event that it wants (None: those to come). `offset`: the frame with which its audio
+    goes on (None: with what `Ready.received_bytes` asks for).
+    """
+
+    session_id: str
+    token: str
+    from_seq: int | None = None
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Somebody wants to receive a session's events and sends no audio.
+
+    `from_seq`: the first lasting event that is wanted (None: those to come).
+    """
+
+    session_id: str
+    from_seq: int | None = None
+    partials: bool = True
+
+
+Opening = Start | Resume | Join
+"""What a connection may begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +104,17 @@ class Stop:
     """No more audio: finalize every word, then close."""
 
 
-ClientEvent = Start | Audio | Flush | Stop
+ClientEvent = Opening | Audio | Flush | Stop
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The session is open. Addressed to one connection, so it carries no sequence number."""
+    """The session is open, or open again. Addressed to one connection, so it carries no sequence number.
+
+    `resume_token` (None: cannot be resumed) and `resume_seconds`: for a sender whose connection breaks. `seq`: the last
+    lasting event so far. `received_bytes`: how much of the client's audio, in the bytes that it sends, is here: it goes
+    on behind that. `received`: the same in frames (0 where coded audio is wanted again from its first byte).
+    """
 
     session_id: str
     backend: str
@@ -75,6 +124,26 @@ class Ready:
     max_session_seconds: float
     idle_seconds: float
     max_message_bytes: int
+    resume_token: str | None = None
+    resume_seconds: float = 0
+    resumed: bool = False
+    seq: int = 0
+    received: int = 0
+    received_bytes: int = 0
+    finalized: int = 0
+
+
+Presence = Literal["waiting", "live", "held", "ended"]
+"""Whether a session's sender has yet to come, is there, is expected back, or is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A receiver's first event. `seq`: the last lasting event so far."""
+
+    session_id: str
+    state: Presence
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +228,19 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The last event. `code` is a code of `bridge.errors.ERRORS`, `stopped` after an orderly end."""
+    """The last event. `code` is a code of `bridge.errors.ERRORS`, `stopped` after an orderly end.
 
-    seq: int
+    `seq` is None where only this connection ends: the session goes on, here or on another server.
+    """
+
+    seq: int | None
     code: str
     received: int
     finalized: int
     duration: float
 
 
-ServerEvent = Ready | SpeechStarted | SpeechEnded | Partial | Final | Ack | Warning | Error | Closed
+LastingEvent = SpeechStarted | SpeechEnded | Final | Warning | Error | Closed
+"""What carries a sequence number and goes into the event log; an `Error` or `Closed` without a number does not."""
+
+ServerEvent = Ready | Joined | LastingEvent | Partial | Ack

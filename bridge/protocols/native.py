@@ -18,12 +18,14 @@ from bridge.audio.formats import AudioFormat
 from bridge.audio.vad.segmenter import Endpointing
 from bridge.errors import BridgeError
 from bridge.protocols import events
-from bridge.protocols.events import Audio, ClientEvent, Flush, ServerEvent, Start, Stop
+from bridge.protocols.events import Audio, ClientEvent, Flush, Join, Opening, Resume, ServerEvent, Start, Stop
 
 VERSION: Final = 1
 MAX_PHRASES: Final = 500
 MAX_PHRASE_CHARS: Final = 100
 MAX_ID_CHARS: Final = 200  # an `audio_id` goes back with every result
+MIN_SESSION_ID_CHARS: Final = 16  # of a client's own making: a shorter one is guessed
+MAX_SESSION_ID_CHARS: Final = 128
 
 # Wide enough for `AudioFormat` to say what is allowed, narrow enough that its sentence stays one.
 Count = Annotated[int, msgspec.Meta(ge=-(10**9), le=10**9)]
@@ -32,10 +34,13 @@ AudioId = (
 )
 Phrase = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PHRASE_CHARS)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=60_000)]
+SessionId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_SESSION_ID_CHARS, pattern=r"^[A-Za-z0-9._~-]*$")]
+Seq = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Frames = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class StartMessage(msgspec.Struct, tag="start", omit_defaults=True, frozen=True):
-    """Opens the session. Every field has a default."""
+    """Opens a session, resumes one (`resume_token`) or receives one (`role`). Every field has a default."""
 
     encoding: Annotated[str, msgspec.Meta(max_length=40)] = "auto"
     sample_rate: Count = 16_000
@@ -50,13 +55,32 @@ class StartMessage(msgspec.Struct, tag="start", omit_defaults=True, frozen=True)
     speech_padding_ms: Milliseconds | None = None
     speech_threshold: float | None = None
     denoise: bool | None = None
+    role: Literal["sender", "receiver"] = "sender"
+    session_id: SessionId | None = None
+    resume_token: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
+    from_seq: Seq | None = None
+    offset: Frames | None = None
+    store: bool = True
+    resume: bool | None = None
 
-    def event(self) -> Start:
+    def event(self) -> Opening:
         """The message as the session understands it.
 
         Raises:
             BridgeError: `unsupported_audio` or `bad_start`.
         """
+        if self.role == "receiver":
+            if self.session_id is None:
+                raise BridgeError("bad_start", "a receiver has to say of which session: `session_id`")
+            return Join(self.session_id, self.from_seq, self.partials)
+        if self.resume_token is not None:
+            if self.session_id is None:
+                raise BridgeError("bad_start", "a `resume_token` needs the `session_id` that it belongs to")
+            return Resume(self.session_id, self.resume_token, self.from_seq, self.offset)
+        if self.from_seq is not None or self.offset is not None:
+            raise BridgeError("bad_start", "`from_seq` and `offset` are for a session that exists")
+        if self.session_id is not None and len(self.session_id) < MIN_SESSION_ID_CHARS:
+            raise BridgeError("bad_start", f"a `session_id` needs at least {MIN_SESSION_ID_CHARS} characters")
         return Start(
             audio=AudioFormat.parse(self.encoding, self.sample_rate, self.channels),
             language=self.language,
@@ -67,6 +91,9 @@ class StartMessage(msgspec.Struct, tag="start", omit_defaults=True, frozen=True)
             vad=self.vad,
             endpointing=self._endpointing(),
             denoise=self.denoise,
+            session_id=self.session_id,
+            store=self.store,
+            resume=self.resume,
         )
 
     def _endpointing(self) -> Mapping[str, float] | None:
@@ -128,7 +155,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class ReadyMessage(msgspec.Struct, tag="ready", frozen=True):
-    """The session is open; audio sent before this message is not lost."""
+    """The session is open; audio sent before this message is not lost, unless the session is resumed."""
 
     protocol: int
     session_id: str
@@ -139,6 +166,22 @@ class ReadyMessage(msgspec.Struct, tag="ready", frozen=True):
     channels: int
     partials: bool
     limits: Limits
+    resume_token: str | None = None
+    resume_seconds: float = 0
+    resumed: bool = False
+    seq: int = 0
+    received: int = 0
+    received_bytes: int = 0
+    finalized: int = 0
+
+
+class JoinedMessage(msgspec.Struct, tag="joined", frozen=True):
+    """A receiver is welcome; the session's events follow."""
+
+    protocol: int
+    session_id: str
+    state: events.Presence
+    seq: int
 
 
 class SpeechStartedMessage(msgspec.Struct, tag="speech_started", omit_defaults=True, frozen=True):
@@ -209,18 +252,19 @@ class ErrorMessage(msgspec.Struct, tag="error", omit_defaults=True, frozen=True)
     seq: int | None = None
 
 
-class ClosedMessage(msgspec.Struct, tag="closed", frozen=True):
-    """The last message."""
+class ClosedMessage(msgspec.Struct, tag="closed", omit_defaults=True, frozen=True):
+    """The last message. Without `seq` only this connection ends."""
 
-    seq: int
     code: str
     received: int
     finalized: int
     duration: float
+    seq: int | None = None
 
 
 ServerMessage = (
     ReadyMessage
+    | JoinedMessage
     | SpeechStartedMessage
     | SpeechEndedMessage
     | PartialMessage
@@ -264,8 +308,8 @@ class NativeCodec:
         self._audio_id: str | int | None = None
         self._query = {k: v for k, v in (query or {}).items() if k in StartMessage.__struct_fields__}
 
-    def opening(self) -> Start | None:
-        """The session's `Start` if the query string holds one; to be asked once, before any message.
+    def opening(self) -> Opening | None:
+        """What the connection begins with if the query string holds one; to be asked once, before any message.
 
         Raises:
             BridgeError: `bad_start` or `unsupported_audio`.
@@ -349,7 +393,7 @@ class NativeCodec:
         """The event as the text of one WebSocket message."""
         return _encoder.encode(self._message(event)).decode()
 
-    def _message(self, event: ServerEvent) -> ServerMessage:  # noqa: PLR0911 - a table of nine rows
+    def _message(self, event: ServerEvent) -> ServerMessage:  # noqa: C901, PLR0911 - a table of ten rows
         match event:
             case events.Partial():
                 return PartialMessage(
@@ -391,13 +435,22 @@ class NativeCodec:
                     channels=event.audio.channels,
                     partials=event.partials,
                     limits=Limits(event.max_session_seconds, event.idle_seconds, event.max_message_bytes),
+                    resume_token=event.resume_token,
+                    resume_seconds=event.resume_seconds,
+                    resumed=event.resumed,
+                    seq=event.seq,
+                    received=event.received,
+                    received_bytes=event.received_bytes,
+                    finalized=event.finalized,
                 )
+            case events.Joined():
+                return JoinedMessage(VERSION, event.session_id, event.state, event.seq)
             case events.Warning():
                 return WarningMessage(event.seq, event.code, event.message)
             case events.Error():
                 return ErrorMessage(event.code, event.message, event.fatal, event.retryable, event.seq)
             case events.Closed():
-                return ClosedMessage(event.seq, event.code, event.received, event.finalized, event.duration)
+                return ClosedMessage(event.code, event.received, event.finalized, event.duration, event.seq)
 
 
 def _words(words: tuple[Word, ...]) -> tuple[WordObject, ...]:

@@ -1,0 +1,1 @@
+"""Where sessions leave what has to outlive a connection, a process or a machine."""
