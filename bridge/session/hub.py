@@ -1,39 +1,56 @@
 """Where a session's events go: every receiver has an outbox of its own, and none can hold up another.
 
-The hub gives each lasting event its sequence number, 1, 2, 3 … without gaps. Partials and acks are passing things:
-they carry no number, and a receiver that is behind gets only the newest (the newest partial of each channel).
+Lasting events carry a sequence number, 1, 2, 3 … without gaps. Partials and acks are passing things: they carry no
+number, and a receiver that is behind gets only the newest (the newest partial of each channel).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
+from typing import Final
 
-from bridge.protocols.events import Ack, Closed, Final, Partial, ServerEvent
+from bridge.protocols.events import Ack, Closed, LastingEvent, Partial, ServerEvent
+from bridge.protocols.events import Final as FinalEvent
+
+HISTORY: Final = 32
+"""Lasting events that a hub remembers, for who joins meanwhile; what lies before is read from the event log."""
 
 
 class Outbox:
     """One receiver's events. `limit` lasting events may wait; past that `overflowed` is set and it ends."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, partials: bool = True, acks: bool = True) -> None:
         self.overflowed = False
         self._limit = limit
+        self._wants_partials = partials
+        self._wants_acks = acks
         self._lasting: deque[ServerEvent] = deque()
         self._partials: dict[int | None, Partial] = {}  # by channel
         self._ack: Ack | None = None
         self._closed = False
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes nothing more."""
+        return self._closed
+
     def put(self, event: ServerEvent) -> None:
         """Take an event in; never waits."""
         if self._closed:
             return
         if isinstance(event, Partial):
+            if not self._wants_partials:
+                return
             self._partials[event.channel] = event
         elif isinstance(event, Ack):
+            if not self._wants_acks:
+                return
             self._ack = event
         else:
-            if isinstance(event, Final):
+            if isinstance(event, FinalEvent):
                 self._partials.pop(event.channel, None)  # the final replaces it
             self._lasting.append(event)
             if isinstance(event, Closed):
@@ -67,25 +84,61 @@ class Outbox:
 
 
 class Hub:
-    """A session's receivers and its sequence numbers."""
+    """A session's receivers on this server, whoever runs the session.
 
-    def __init__(self, outbox_limit: int) -> None:
+    `seq`: the last lasting event that was delivered. `history`: how many of them are remembered.
+    """
+
+    def __init__(self, outbox_limit: int, *, seq: int = 0, history: int = HISTORY) -> None:
+        self.seq = seq
         self._limit = outbox_limit
-        self._seq = 0
         self._outboxes: list[Outbox] = []
+        self._history: deque[LastingEvent] = deque(maxlen=history)
 
-    def subscribe(self) -> Outbox:
+    @property
+    def receivers(self) -> int:
+        """Outboxes that get the events, the sender's own included."""
+        return len(self._outboxes)
+
+    def subscribe(self, *, partials: bool = True, acks: bool = True) -> Outbox:
         """A new receiver's outbox, from the next event on."""
-        outbox = Outbox(self._limit)
+        outbox = Outbox(self._limit, partials=partials, acks=acks)
         self._outboxes.append(outbox)
         return outbox
 
-    def next_seq(self) -> int:
-        """The number of the next lasting event; to be published at once."""
-        self._seq += 1
-        return self._seq
+    def unsubscribe(self, outbox: Outbox) -> None:
+        """The receiver has left; nothing if it has before."""
+        if outbox in self._outboxes:
+            self._outboxes.remove(outbox)
 
-    def publish(self, event: ServerEvent) -> None:
-        """Give the event to every receiver."""
+    def deliver(self, event: ServerEvent) -> bool:
+        """Give the event to every receiver, unless they had it. False: there is a gap before it; it is not delivered."""
+        seq: int | None = getattr(event, "seq", None)
+        if seq is not None:
+            if seq <= self.seq:
+                return True
+            if seq > self.seq + 1:
+                return False
+            self.seq = seq
+            self._history.append(event)  # type: ignore[arg-type]  # what has a number is lasting
         for outbox in self._outboxes:
             outbox.put(event)
+        return True
+
+    def deliver_all(self, events: Iterable[ServerEvent]) -> bool:
+        """One after the other; stops at a gap and returns False."""
+        return all(self.deliver(event) for event in events)
+
+    @property
+    def remembered(self) -> list[LastingEvent]:
+        """The last lasting events."""
+        return list(self._history)
+
+    def since(self, from_seq: int) -> list[LastingEvent] | None:
+        """The lasting events from this number on; None if they are not all remembered."""
+        if from_seq > self.seq:
+            return []
+        first = self._history[0].seq if self._history else None
+        if first is None or from_seq < first:
+            return None
+        return [event for event in self._history if event.seq is not None and event.seq >= from_seq]

@@ -44,12 +44,14 @@ class Progress:
     """How far a session has come: what another server has to know to go on.
 
     `final`: for each channel, the seconds of the session before which everything is final. `received`: frames at the
-    client's rate. `header_bytes`: what the client sent before its first sample, a file's header.
+    client's rate. `header_bytes`: what the client sent before its first sample, a file's header. `raw`: whether audio
+    that was to say itself what it is turned out to be raw samples.
     """
 
     final: tuple[float, ...]
     received: int = 0
     header_bytes: int = 0
+    raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +136,11 @@ class EventLog(ABC):
         """Give everything back; waits for what is being written."""
 
     @abstractmethod
-    async def create(self, record: SessionRecord) -> None:
+    async def create(self, record: SessionRecord, *, replace: bool = False) -> None:
         """A new session, or one that the log has lost; `record.touched` is the log's own business.
+
+        `replace`: one of this name, with its events (or its tombstone), is forgotten for it. A record may begin with any
+        `seq`: its first event has the next number.
 
         Raises:
             SessionExistsError: there is one of this name, ended or not.

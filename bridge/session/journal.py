@@ -1,0 +1,190 @@
+"""Writes the events of every session of this server to the event log, many at once (group commit).
+
+While one batch is written the next one gathers, so that the log is asked no more often than it can answer and a session
+waits for two writes at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from bridge.protocols.events import Ack, Partial
+from bridge.session.eventlog.base import Entry, EventLog, LogUnavailableError, Outcome, SessionRecord
+from bridge.session.publisher import Position, Publisher
+
+log = logging.getLogger(__name__)
+
+WRITE_SECONDS: Final = 1.0
+"""That a write may take before sessions no longer wait for it."""
+BACKOFF_BASE: Final = 0.1
+BACKOFF_CAP: Final = 2.0
+"""Seconds between tries while the log is away."""
+BATCH: Final = 64
+"""Sessions in one write."""
+
+Describe = Callable[[str], SessionRecord | None]
+"""A session of this server as the log should know it; None if it is not here any more."""
+
+
+class Journal:
+    """One server's. `describe` is asked when the log has lost a session that goes on here."""
+
+    def __init__(self, event_log: EventLog, describe: Describe) -> None:
+        self.log = event_log
+        self.down = False
+        """Whether the log is away."""
+        self._describe = describe
+        self._noted: dict[Publisher, None] = {}
+        self._wake = asyncio.Event()
+        self._written = asyncio.Condition()
+        self._passing: dict[str, dict[object, Partial | Ack]] = {}
+        self._passing_wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def backlog(self) -> int:
+        """Sessions that have something to be written."""
+        return len(self._noted)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._tasks.append(asyncio.create_task(self._run(), name="journal"))
+        if self.log.shared:
+            self._tasks.append(asyncio.create_task(self._announce(), name="announcements"))
+
+    async def close(self, seconds: float) -> None:
+        """Write what is left, within so many seconds, and end."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._until(lambda: not self._noted)
+        except TimeoutError:
+            log.error("%d sessions have events that are not in the event log", len(self._noted))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def flushed(self, publisher: Publisher, seconds: float) -> bool:
+        """Wait until what it has published is written; whether it came to that."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._until(lambda: publisher not in self._noted)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _until(self, done: Callable[[], bool]) -> None:
+        async with self._written:
+            await self._written.wait_for(done)
+
+    def note(self, publisher: Publisher) -> None:
+        """See `Writer`."""
+        self._noted[publisher] = None
+        self._wake.set()
+
+    def announce(self, session_id: str, event: Partial | Ack) -> None:
+        """See `Writer`; of each session the newest of a kind."""
+        if self.log.shared:
+            key = event.channel if isinstance(event, Partial) else "ack"
+            self._passing.setdefault(session_id, {})[key] = event
+            self._passing_wake.set()
+
+    # The journal's own tasks
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while batch := self._gather():
+                try:
+                    async with asyncio.timeout(WRITE_SECONDS):
+                        outcomes = await self.log.write([entry for _, entry, _ in batch])
+                except (LogUnavailableError, TimeoutError) as exc:
+                    self._failed(exc, failures)
+                    await asyncio.sleep(min(BACKOFF_CAP, BACKOFF_BASE * 2**failures))
+                    failures = min(failures + 1, 16)
+                    continue
+                if self.down:
+                    log.warning("the event log is back; %d sessions are written", len(self._noted))
+                failures, self.down = 0, False
+                for (publisher, entry, position), outcome in zip(batch, outcomes, strict=True):
+                    await self._settle(publisher, entry, position, outcome)
+                await self._notify()
+            await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._written:
+            self._written.notify_all()
+
+    def _gather(self) -> list[tuple[Publisher, Entry, Position]]:
+        """What the next write is to hold. Who has nothing more is forgotten."""
+        batch = []
+        for publisher in list(self._noted):
+            if (taken := publisher.take()) is None:
+                del self._noted[publisher]
+            else:
+                batch.append((publisher, *taken))
+                if len(batch) == BATCH:
+                    break
+        return batch
+
+    async def _settle(self, publisher: Publisher, entry: Entry, position: Position, outcome: Outcome) -> None:
+        """One entry's outcome."""
+        self._noted.pop(publisher, None)
+        match outcome:
+            case Outcome.WRITTEN:
+                publisher.written(entry, position)
+            case Outcome.MISSING:
+                await self._restore(publisher)
+            case _:
+                publisher.refused(outcome)
+        if publisher.pending:  # the back of the queue: nobody waits longer than for two writes
+            self._noted[publisher] = None
+
+    def _failed(self, error: Exception, failures: int) -> None:
+        if not self.down:
+            log.error("the event log is away; sessions go on: %s", error or "it does not answer")
+        elif failures == 1:
+            log.info("the event log is still away: %s", error or "it does not answer")
+        self.down = True
+        for publisher in self._noted:
+            publisher.unavailable()
+
+    async def _restore(self, publisher: Publisher) -> None:
+        """The log has lost the session, or its last events: give it what is still known here."""
+        record = self._describe(publisher.session_id)
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                known = await self.log.read(publisher.session_id)
+                first = 1 if known is None else known.seq + 1
+                events = publisher.hub.since(first)
+                if record is None:
+                    publisher.give_up()
+                    return
+                log.error("the event log has lost events of a session", extra={"session": publisher.session_id})
+                whole = events is not None and known is not None
+                # Where more is lost than is remembered here, the log goes on with what there is.
+                publisher.rewind(publisher.hub.remembered if events is None else events)
+                if not whole:
+                    await self.log.create(dataclasses.replace(record, seq=publisher.first_unlogged - 1), replace=True)
+        except (LogUnavailableError, TimeoutError) as exc:
+            self._failed(exc, 0)
+        # It is noted again with what it has; if the log was away, the next write finds that out.
+
+    async def _announce(self) -> None:
+        while True:
+            await self._passing_wake.wait()
+            self._passing_wake.clear()
+            passing, self._passing = self._passing, {}
+            if self.down:
+                continue  # nobody hears it there
+            for session_id, events in passing.items():
+                try:
+                    async with asyncio.timeout(WRITE_SECONDS):
+                        await self.log.announce(session_id, list(events.values()))
+                except (LogUnavailableError, TimeoutError):
+                    log.debug("passing events were not announced", extra={"session": session_id})
