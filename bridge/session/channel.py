@@ -21,8 +21,8 @@ from bridge.protocols.events import Final as FinalEvent
 from bridge.protocols.events import Partial, SpeechEnded, SpeechStarted, Start
 from bridge.session.engine import Engine
 from bridge.session.gate import Gate
-from bridge.session.hub import Hub
 from bridge.session.limits import SessionLimits, SessionObserver
+from bridge.session.publisher import Publisher
 from bridge.session.replay import ReplayBuffer
 from bridge.session.stream import BackendStream, Experience, Placed
 from bridge.session.voice import Voice, VoicePolicy
@@ -52,7 +52,7 @@ class Channel:
         limits: SessionLimits,
         voice: VoicePolicy,
         *,
-        hub: Hub,
+        out: Publisher,
         observer: SessionObserver,
         advanced: Callable[[], None],
     ) -> None:
@@ -62,7 +62,7 @@ class Channel:
         self._language = language
         self._engine = engine
         self._limits = limits
-        self._hub = hub
+        self._out = out
         self._observer = observer
         self._advanced = advanced
         self._rate = engine.sample_rate
@@ -177,12 +177,12 @@ class Channel:
     def _speech_started(self, position: int) -> None:
         if not self._speaking:
             self._speaking, self._speech_from = True, position
-            self._hub.publish(SpeechStarted(self._hub.next_seq(), self._seconds(position), self._number))
+            self._out.publish(SpeechStarted(self._out.next_seq(), self._seconds(position), self._number))
 
     def _speech_ended(self, position: int) -> None:
         if self._speaking and position >= self._speech_from:  # an engine may tell late of the silence before
             self._speaking = False
-            self._hub.publish(SpeechEnded(self._hub.next_seq(), self._seconds(position), self._number))
+            self._out.publish(SpeechEnded(self._out.next_seq(), self._seconds(position), self._number))
 
     # The backend
 
@@ -267,9 +267,9 @@ class Channel:
         if result.text:
             spoken = round(result.words[-1].end * self._rate) if result.words else end
             latency = self._latency(min(spoken, end))
-            self._hub.publish(
+            self._out.publish(
                 FinalEvent(
-                    self._hub.next_seq(),
+                    self._out.next_seq(),
                     result.text,
                     self._seconds(placed.start),
                     self._seconds(end),
@@ -291,7 +291,7 @@ class Channel:
         if not result.text or not self._start.partials:
             return
         self._partials += 1
-        self._hub.publish(
+        self._out.publish(
             Partial(
                 result.text,
                 self._seconds(placed.start),

@@ -112,7 +112,7 @@ class Hub:
             self._outboxes.remove(outbox)
 
     def deliver(self, event: ServerEvent) -> bool:
-        """Give the event to every receiver, unless they had it. False: there is a gap before it; it is not delivered."""
+        """Give the event to every receiver, unless they had it. False: there is a gap before it, and nothing is done."""
         seq: int | None = getattr(event, "seq", None)
         if seq is not None:
             if seq <= self.seq:

@@ -62,7 +62,7 @@ class Journal:
             async with asyncio.timeout(seconds):
                 await self._until(lambda: not self._noted)
         except TimeoutError:
-            log.error("%d sessions have events that are not in the event log", len(self._noted))
+            log.error("%d sessions have events that the event log has not", len(self._noted))  # noqa: TRY400 - no news
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

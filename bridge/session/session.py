@@ -25,6 +25,7 @@ from bridge.session.channel import Channel
 from bridge.session.engine import Engine
 from bridge.session.hub import Hub, Outbox
 from bridge.session.limits import SessionLimits, SessionObserver
+from bridge.session.publisher import Publisher
 from bridge.session.voice import VoicePolicy
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Session:
         voice: VoicePolicy = VoicePolicy(),
         denoise: bool = False,
         format_budget: Budget | None = None,
+        publisher: Publisher | None = None,
     ) -> None:
         self.id = session_id
         self.language = language
@@ -62,7 +64,7 @@ class Session:
         self._limits = limits
         self._observer = observer
         self._rate = engine.sample_rate
-        self._hub = Hub(limits.outbox_events)
+        self._out = publisher or Publisher(Hub(limits.outbox_events))
         self._loop = asyncio.get_running_loop()
         self._opened = self._active = self._acked = self._loop.time()
         self._end_code: str | None = None
@@ -87,7 +89,7 @@ class Session:
                 engine,
                 limits,
                 voice,
-                hub=self._hub,
+                out=self._out,
                 observer=observer,
                 advanced=self._ack,
             )
@@ -100,7 +102,7 @@ class Session:
 
     def subscribe(self) -> Outbox:
         """A new receiver of this session's events: `Ready`, then everything from now on."""
-        outbox = self._hub.subscribe()
+        outbox = self._out.hub.subscribe()
         outbox.put(self._ready())
         return outbox
 
@@ -276,9 +278,9 @@ class Session:
                 denoiser.close()
             for channel in self._channels:
                 channel.abort()
-        self._hub.publish(
+        self._out.publish(
             Closed(
-                self._hub.next_seq(),
+                self._out.next_seq(),
                 self._end_code or "stopped",
                 self._decoder.frames,
                 self._finalized_frames(),
@@ -305,7 +307,7 @@ class Session:
 
     def _ack(self) -> None:
         self._acked = self._loop.time()
-        self._hub.publish(Ack(self._decoder.frames, self._finalized_frames()))
+        self._out.publish(Ack(self._decoder.frames, self._finalized_frames()))
 
     def _finalized_frames(self) -> int:
         """Frames at the client's rate that finals cover, rounded down."""
@@ -324,7 +326,7 @@ class Session:
         """Tell the client's developer, unless that was said often enough."""
         self._warned[code] += 1
         if self._warned[code] <= WARNINGS:
-            self._hub.publish(WarningEvent(self._hub.next_seq(), code, message))
+            self._out.publish(WarningEvent(self._out.next_seq(), code, message))
 
     # Watching the clock
 
@@ -373,4 +375,4 @@ class Session:
         self._end_code = error.code
 
     def _fail(self, error: BridgeError) -> None:
-        self._hub.publish(Error(self._hub.next_seq(), error.code, str(error), True, error.row.retryable))
+        self._out.publish(Error(self._out.next_seq(), error.code, str(error), True, error.row.retryable))

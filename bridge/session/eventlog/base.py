@@ -139,8 +139,8 @@ class EventLog(ABC):
     async def create(self, record: SessionRecord, *, replace: bool = False) -> None:
         """A new session, or one that the log has lost; `record.touched` is the log's own business.
 
-        `replace`: one of this name, with its events (or its tombstone), is forgotten for it. A record may begin with any
-        `seq`: its first event has the next number.
+        `replace`: one of this name, with its events (or its tombstone), is forgotten for it. A record may begin with
+        any `seq`: its first event has the next number.
 
         Raises:
             SessionExistsError: there is one of this name, ended or not.
