@@ -1,4 +1,4 @@
-"""Who may connect: API keys in every place where clients can put them, and the origins of web pages."""
+"""Who may connect: keys and tokens in every place where clients can put them, and the origins of web pages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from bridge.errors import BridgeError
+from bridge.security.rights import EVERYTHING, Grant, Rights, parse_scoped_key
+from bridge.security.tokens import TokenVerifier
 
 _MARKERS: Final = ("bearer", "token")
 """Subprotocols that say "the next one is the key"; the marker is echoed, never the key."""
@@ -19,40 +21,73 @@ _QUERY: Final = ("token", "api_key")
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A connection that may go on; `subprotocol` is to be echoed."""
+    """A connection that may go on; `subprotocol` is to be echoed, `rights` is what it may do."""
 
     subprotocol: str | None = None
+    rights: Rights = EVERYTHING
 
 
 class Gatekeeper:
-    """Checks one connection attempt. Without keys everybody on this machine may connect, but no foreign web page."""
+    """Checks one connection attempt. Without keys everybody on this machine may connect, but no foreign web page.
+
+    `keys` may do everything with every session, `scoped_keys` (`RIGHTS[@SESSION]=KEY`) what they say; one key in
+    several of these has all that they grant. What is no known key is read as a token, if there is a verifier.
+    """
 
     def __init__(
-        self, keys: Iterable[str] = (), allowed_origins: Iterable[str] = (), admin_keys: Iterable[str] = ()
+        self,
+        keys: Iterable[str] = (),
+        allowed_origins: Iterable[str] = (),
+        admin_keys: Iterable[str] = (),
+        scoped_keys: Iterable[str] = (),
+        tokens: TokenVerifier | None = None,
     ) -> None:
-        self._digests = [_digest(key) for key in keys]
+        self._keys = [(_digest(key), EVERYTHING.grants) for key in keys]
+        self._keys += [(_digest(key), (grant,)) for key, grant in map(parse_scoped_key, scoped_keys)]
+        self._tokens = tokens
         self._admin_digests = [_digest(key) for key in admin_keys]
         self._origins = {origin.rstrip("/").lower() for origin in allowed_origins}
+        self._hosts = {origin.partition("//")[2] for origin in self._origins}
+
+    @property
+    def guarded(self) -> bool:
+        """Whether anybody needs a key."""
+        return bool(self._keys) or self._tokens is not None
 
     def admit(
         self, headers: Mapping[str, str], query: Mapping[str, str], subprotocols: Sequence[str] = ()
     ) -> Admission:
-        """Check a request; header names in lower case.
+        """Check a request; header names in lower case. What it may do is for the caller to ask of the `rights`.
 
         Raises:
             BridgeError: `unauthorized` or `forbidden_origin`.
         """
         marker, offered = _from_subprotocols(subprotocols)
-        if self._digests:
-            candidates = (_from_header(headers.get("authorization")), headers.get("x-api-key"), offered)
-            given = next(filter(None, candidates), None) or next(filter(None, map(query.get, _QUERY)), None)
-            if given is None:
-                raise BridgeError("unauthorized", "an API key is needed: send `Authorization: Bearer KEY`")
-            if not _known(given, self._digests):
-                raise BridgeError("unauthorized", "the API key is wrong")
-        elif not self._origin_allowed(headers):
-            raise BridgeError("forbidden_origin", "this web origin may not connect; see STT_ALLOWED_ORIGINS")
-        return Admission(marker)
+        if not self.guarded:
+            if not self._origin_allowed(headers):
+                raise BridgeError("forbidden_origin", "this web origin may not connect; see STT_ALLOWED_ORIGINS")
+            return Admission(marker)
+        candidates = (_from_header(headers.get("authorization")), headers.get("x-api-key"), offered)
+        given = next(filter(None, candidates), None) or next(filter(None, map(query.get, _QUERY)), None)
+        if given is None:
+            raise BridgeError("unauthorized", "an API key is needed: send `Authorization: Bearer KEY`")
+        return Admission(marker, self._rights(given))
+
+    def admit_reader(self, headers: Mapping[str, str], query: Mapping[str, str]) -> Admission:
+        """Check an HTTP request for what somebody said; as `admit`, and no page may read it under a stranger's name.
+
+        A browser names the origin of a WebSocket always, but not that of a page's request to where it came from. So
+        without keys the Host header has to be an address, localhost, or of an allowed origin (DNS rebinding).
+
+        Raises:
+            BridgeError: `unauthorized` or `forbidden_origin`.
+        """
+        admission = self.admit(headers, query)
+        if not self.guarded and "origin" not in headers and not self._host_allowed(headers.get("host", "").lower()):
+            raise BridgeError(
+                "forbidden_origin", "without a key, ask this server by its address, or see STT_ALLOWED_ORIGINS"
+            )
+        return admission
 
     def admit_admin(self, headers: Mapping[str, str]) -> None:
         """Check a request to change the server; header names in lower case.
@@ -63,7 +98,7 @@ class Gatekeeper:
 
         Raises:
             BridgeError: `not_found` if there are no such keys, `forbidden_origin`, `unauthorized`, or `forbidden` for
-                a key that may only stream.
+                a key that is for sessions.
         """
         if not self._admin_digests:
             raise BridgeError("not_found", "this server has no STT_ADMIN_KEYS: nobody may change it")
@@ -73,9 +108,33 @@ class Gatekeeper:
         if not given:
             raise BridgeError("unauthorized", "an admin key is needed: send `Authorization: Bearer KEY`")
         if not _known(given, self._admin_digests):
-            if _known(given, self._digests):
+            if self._is_for_sessions(given):
                 raise BridgeError("forbidden", "this API key may stream, not change the server; see STT_ADMIN_KEYS")
             raise BridgeError("unauthorized", "the admin key is wrong")
+
+    def _is_for_sessions(self, given: str) -> bool:
+        try:
+            self._rights(given)
+        except BridgeError:
+            return False
+        return True
+
+    def _rights(self, given: str) -> Rights:
+        """What a key or a token may do.
+
+        Raises:
+            BridgeError: `unauthorized`.
+        """
+        digest = _digest(given)
+        grants: tuple[Grant, ...] = ()
+        for expected, granted in self._keys:  # every one of them: the time taken tells nothing
+            if hmac.compare_digest(digest, expected):
+                grants += granted
+        if grants:
+            return Rights(grants)
+        if self._tokens is not None and given.count(".") == 2:  # a JWT in its compact form
+            return self._tokens.verify(given)
+        raise BridgeError("unauthorized", "the API key is wrong")
 
     def _origin_allowed(self, headers: Mapping[str, str]) -> bool:
         """Any web page can open a socket to this machine, so a page from elsewhere needs to be named or have a key."""
@@ -93,6 +152,13 @@ class Gatekeeper:
         # A page that this server's own address serves. A name other than localhost proves nothing: a stranger's
         # name can be made to resolve to this machine, and then the Host header says it too (DNS rebinding).
         return page.netloc == headers.get("host", "").lower() and (name == "localhost" or _is_address(name))
+
+    def _host_allowed(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        return name == "localhost" or _is_address(name) or host in self._hosts
 
 
 def _is_address(host: str) -> bool:
