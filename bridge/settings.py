@@ -29,6 +29,8 @@ from pydantic import (
     model_validator,
 )
 
+from bridge.security.rights import parse_scoped_key
+
 PREFIX: Final = "STT_"
 
 
@@ -45,6 +47,12 @@ def _comma_separated(value: object) -> object:
 def _printable(keys: tuple[str, ...]) -> tuple[str, ...]:
     if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
         raise ValueError("should hold printable ASCII without spaces: a header can carry nothing else")
+    return keys
+
+
+def _scoped(keys: tuple[str, ...]) -> tuple[str, ...]:
+    for key in keys:
+        parse_scoped_key(key)
     return keys
 
 
@@ -99,9 +107,28 @@ class Settings(BaseModel):
         description="Keys that may change the server (`/v1/admin`); unset: nobody may.",
         json_schema_extra=_SECRET,
     )
+    scoped_keys: Annotated[CommaSeparated, AfterValidator(_printable), AfterValidator(_scoped)] = Field(
+        (),
+        description="Keys for a part of it: `RIGHTS=KEY` or `RIGHTS@SESSION=KEY`, as `send+receive@room-*=KEY`.",
+        json_schema_extra=_SECRET,
+    )
+    jwt_secret: Annotated[str, Field(min_length=32)] | None = Field(
+        None, description="Accept tokens (JWT) that this secret signed (HS256).", json_schema_extra=_SECRET
+    )
+    jwt_key_file: Path | None = Field(
+        None, description="Accept tokens (JWT) that the owner of this public key signed (PEM; RSA, ECDSA, Ed25519)."
+    )
+    jwt_audience: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="This server's name in tokens (`aud`); unset: tokens name none."
+    )
     insecure: bool = Field(False, description="Allow a non-loopback address without an API key.")
     allowed_origins: CommaSeparated = Field(
         (), description="Web origins (https://app.example) that may connect without a key, separated by commas."
+    )
+
+    # Other servers' protocols
+    asr_room_encoding: Literal["pcm_f32le", "pcm_s16le"] = Field(
+        "pcm_f32le", description="What senders of `/ws/asr/SESSION` send where their address does not say `encoding=`."
     )
 
     # Limits on clients
@@ -145,7 +172,8 @@ class Settings(BaseModel):
     def _tls_is_whole(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("STT_TLS_CERT and STT_TLS_KEY belong together: set both or neither")
-        for name, path in (("STT_TLS_CERT", self.tls_cert), ("STT_TLS_KEY", self.tls_key)):
+        files = (self.tls_cert, self.tls_key, self.jwt_key_file)
+        for name, path in zip(("STT_TLS_CERT", "STT_TLS_KEY", "STT_JWT_KEY_FILE"), files, strict=True):
             if path is not None and not path.is_file():
                 raise ValueError(f"{name}: {str(path)!r} is not allowed: it should be a file that exists")
         return self
@@ -156,7 +184,24 @@ class Settings(BaseModel):
             raise ValueError(
                 "STT_ADMIN_KEYS: a key of STT_API_KEYS is not allowed: whoever may stream could change the server"
             )
+        if not {parse_scoped_key(key)[0] for key in self.scoped_keys}.isdisjoint(self.api_keys + self.admin_keys):
+            raise ValueError(
+                "STT_SCOPED_KEYS: a key of STT_API_KEYS or STT_ADMIN_KEYS is not allowed: it may do more than is said"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _one_key_signs_tokens(self) -> Self:
+        if self.jwt_secret is not None and self.jwt_key_file is not None:
+            raise ValueError("STT_JWT_SECRET and STT_JWT_KEY_FILE exclude each other: set one of them")
+        if self.jwt_audience is not None and self.jwt_secret is None and self.jwt_key_file is None:
+            raise ValueError("STT_JWT_AUDIENCE needs STT_JWT_SECRET or STT_JWT_KEY_FILE")
+        return self
+
+    @property
+    def guarded(self) -> bool:
+        """Whether clients need a key or a token."""
+        return bool(self.api_keys or self.scoped_keys or self.jwt_secret or self.jwt_key_file)
 
     @classmethod
     def load(cls, env: Mapping[str, str] | None = None, env_file: str | Path | None = ".env", **overrides: Any) -> Self:
