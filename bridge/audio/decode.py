@@ -42,7 +42,9 @@ class StreamDecoder:
         self._frames = 0.0
         self._unit = audio.sample_rate
         self._lanes = LaneWriter(target_rate, lanes)
-        self._source: SoundSource | None = _source(audio, notice)
+        self.raw = audio.encoding.width is not None
+        """Whether it is raw samples, as declared or as it turned out."""
+        self._source: SoundSource | None = self._source_of(audio, notice)
         self._tail = False  # the resampler's rest is wanted, once nothing is left to read
 
     @property
@@ -94,26 +96,26 @@ class StreamDecoder:
         tail = self._lanes.tail()
         return tail if tail[0] else None
 
-    def close(self) -> None:
-        """Give everything back. What was not read is lost; may be called at any time, twice too."""
-        if self._source is not None:
-            self._source.close()
-            self._source = None
-
-
-def _source(audio: AudioFormat, notice: Notice) -> SoundSource:
-    """The decoder of audio that is declared so."""
-    declared = audio.encoding
-    if declared in _UNMISTAKABLE or declared is Encoding.AUTO:
+    def _source_of(self, audio: AudioFormat, notice: Notice) -> SoundSource:
+        """The decoder of audio that is declared so."""
+        declared = audio.encoding
+        if declared not in _UNMISTAKABLE and declared is not Encoding.AUTO:
+            return _decoder(declared, audio, notice)
 
         def choose(found: Encoding) -> SoundSource:
             if declared is not Encoding.AUTO and found is not declared:
                 like = f"begins like {found.value}" if found.width is None else f"does not begin like {declared.value}"
                 raise BridgeError("undecodable_audio", f"the audio was declared as {declared.value}, but {like}")
+            self.raw = found.width is not None
             return _decoder(found, audio, notice)
 
         return SniffedSource(choose)
-    return _decoder(declared, audio, notice)
+
+    def close(self) -> None:
+        """Give everything back. What was not read is lost; may be called at any time, twice too."""
+        if self._source is not None:
+            self._source.close()
+            self._source = None
 
 
 def _decoder(encoding: Encoding, audio: AudioFormat, notice: Notice) -> SoundSource:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from bridge.protocols.events import Ack, Closed, LastingEvent, Partial, ServerEvent
@@ -103,8 +103,12 @@ class Hub:
     def subscribe(self, *, partials: bool = True, acks: bool = True) -> Outbox:
         """A new receiver's outbox, from the next event on."""
         outbox = Outbox(self._limit, partials=partials, acks=acks)
-        self._outboxes.append(outbox)
+        self.attach(outbox)
         return outbox
+
+    def attach(self, outbox: Outbox) -> None:
+        """Put every event from the next one on into it, too."""
+        self._outboxes.append(outbox)
 
     def unsubscribe(self, outbox: Outbox) -> None:
         """The receiver has left; nothing if it has before."""
@@ -112,7 +116,7 @@ class Hub:
             self._outboxes.remove(outbox)
 
     def deliver(self, event: ServerEvent) -> bool:
-        """Give the event to every receiver, unless they had it. False: there is a gap before it, and nothing is done."""
+        """Give the event to every receiver, unless they had it. Returns False, and does nothing, if one is missing."""
         seq: int | None = getattr(event, "seq", None)
         if seq is not None:
             if seq <= self.seq:
@@ -123,11 +127,19 @@ class Hub:
             self._history.append(event)  # type: ignore[arg-type]  # what has a number is lasting
         for outbox in self._outboxes:
             outbox.put(event)
+        if isinstance(event, Closed):
+            self._outboxes.clear()
         return True
 
     def deliver_all(self, events: Iterable[ServerEvent]) -> bool:
         """One after the other; stops at a gap and returns False."""
         return all(self.deliver(event) for event in events)
+
+    def skip_to(self, events: Sequence[LastingEvent]) -> None:
+        """Deliver these although some before them are lost for good."""
+        if events and (first := events[0].seq) is not None and first > self.seq:
+            self.seq = first - 1
+        self.deliver_all(events)
 
     @property
     def remembered(self) -> list[LastingEvent]:

@@ -4,8 +4,8 @@
 
 So whoever knows of an event can be sure that another server would tell the same, if this one were killed now. That
 costs what a write takes, and only what lasts pays it: a passing event goes at once, unless a lasting one before it
-still waits. While the log is away the session goes on: its events are delivered and kept, to be written once the log is back.
-Only `Ack.finalized` stays where the log knows it: the clients keep their audio as long as it may be needed.
+still waits. While the log is away the session goes on: its events are delivered, and kept to be written once the log is
+back. Only `Ack.finalized` stays where the log knows it: the clients keep their audio as long as it may be needed.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ class ReplayBuffer:
     reads, between two of them, only the second one counts: an outage should not be felt by a client that speaks.
 
     `gate`: which of the audio the backend is given (None: all); tell `gate_moved` of every change. `answered` is called
-    when silence that is passed over leaves a flush mark with nothing to wait for.
+    when silence that is passed over leaves a flush mark with nothing to wait for. `begin`: where the audio begins, if
+    the session has come so far elsewhere.
     """
 
     def __init__(
@@ -58,11 +59,12 @@ class ReplayBuffer:
         replay_limit: int,
         gate: Gate | None = None,
         answered: Callable[[], None] = lambda: None,
+        begin: int = 0,
     ) -> None:
         self.gate = gate
         self._answered = answered
-        self.start = 0
-        self.end = 0
+        self.start = begin
+        self.end = begin
         self.closed = False
         self._queue_limit = queue_limit
         self._replay_limit = replay_limit

@@ -65,7 +65,8 @@ class Voice:
     """Follows one channel, and moves `gate`.
 
     `gate_seconds`: see `VoicePolicy`. `endpoints`: whether the gate is shut at the end of every utterance; it is opened
-    again, where it was shut, once the listener was told of the pause.
+    again, where it was shut, once the listener was told of the pause. `begin`: the session position at which the audio
+    begins.
     """
 
     def __init__(
@@ -78,15 +79,17 @@ class Voice:
         *,
         gate_seconds: float | None = None,
         endpoints: bool = False,
+        begin: int = 0,
     ) -> None:
         self._listener = listener
         self._gate = gate
+        self._begin = begin
         self._endpoints = endpoints
         self._gate_frames = math.inf
         if gate_seconds is not None:
             self._gate_frames = max(gate_seconds, rules.silence_seconds) / detection.frame_seconds
         elif gate is not None:
-            gate.open(0)
+            gate.open(begin)
         self._shut_frames = 0.0  # silence after which the open gate is shut next
         self._shut_at: int | None = None  # where it was shut, until it is known that no speech began before
         self._frame_seconds = detection.frame_seconds
@@ -199,4 +202,4 @@ class Voice:
             gate.open(shut_at)
 
     def _position(self, frame: int) -> int:
-        return round(frame * self._samples_per_frame)
+        return self._begin + round(frame * self._samples_per_frame)

@@ -1,0 +1,83 @@
+"""One connection's events, in order and whole: those from a certain number on, then all others as they come."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+
+from bridge.errors import BridgeError
+from bridge.protocols.events import Closed, ServerEvent
+from bridge.session.eventlog.base import EventLog, LogUnavailableError
+from bridge.session.hub import Hub, Outbox
+
+
+class Feed:
+    """Iterate over it once: lists of events, the first one `first` alone; it ends after `Closed` or an overflow.
+
+    `from_seq`: the first lasting event that is wanted (None: those to come). What the hub does not remember is read
+    from the log, page by page as the connection takes it, so that a long past costs no memory.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        first: ServerEvent,
+        hub: Hub | None,
+        log: EventLog | None,
+        *,
+        from_seq: int | None = None,
+        partials: bool = True,
+        acks: bool = True,
+        limit: int = 256,
+    ) -> None:
+        self.outbox = Outbox(limit, partials=partials, acks=acks)
+        """For what concerns this connection alone, too."""
+        self._session_id = session_id
+        self._first = first
+        self._hub = hub
+        self._log = log
+        self._next = from_seq
+
+    async def __aiter__(self) -> AsyncGenerator[Sequence[ServerEvent]]:
+        """See the class. Safe to cancel.
+
+        Raises:
+            BridgeError: `seq_behind` if events that are wanted are kept nowhere; `log_unavailable`.
+        """
+        yield [self._first]
+        while self._next is not None:
+            remembered = self._hub.since(self._next) if self._hub is not None else None
+            if remembered is not None:
+                break
+            page = await self._page(self._next)
+            yield page
+            self._next = page[-1].seq + 1 if page[-1].seq is not None else None  # type: ignore[union-attr]
+            if isinstance(page[-1], Closed):
+                return
+        else:
+            remembered = []
+        if self._hub is None:
+            return
+        # Nothing is awaited between the two: no event is missed, and none comes twice.
+        self._hub.attach(self.outbox)
+        if remembered:
+            yield remembered
+            if isinstance(remembered[-1], Closed):
+                return
+        while events := await self.outbox.get():
+            yield events
+
+    def leave(self) -> None:
+        """The connection is gone."""
+        if self._hub is not None:
+            self._hub.unsubscribe(self.outbox)
+
+    async def _page(self, from_seq: int) -> Sequence[ServerEvent]:
+        if self._log is None:
+            raise BridgeError("seq_behind")
+        try:
+            page = await self._log.events(self._session_id, from_seq)
+        except LogUnavailableError as exc:
+            raise BridgeError("log_unavailable") from exc
+        if not page or page[0].seq != from_seq:
+            raise BridgeError("seq_behind")
+        return page

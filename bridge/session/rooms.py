@@ -1,0 +1,191 @@
+"""Who receives which session on this server, whichever server runs it.
+
+A room has a hub, and lasts as long as its session runs here or somebody listens. Where the session runs on another
+server, or has yet to be resumed, the room follows the event log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, Final
+
+from bridge.protocols.events import Closed
+from bridge.session.eventlog.base import PAGE, EventLog, LogUnavailableError, SessionRecord
+from bridge.session.hub import HISTORY, Hub
+
+log = logging.getLogger(__name__)
+
+SHARED_HISTORY: Final = 256
+"""Events that a hub remembers where a log may come back empty: what it lost is written again from here."""
+RETRY_SECONDS: Final = 0.5
+"""Between tries to read a log that is away."""
+
+
+class Room:
+    """One session's receivers here. `local`: whether it runs here, so that its events come from its publisher."""
+
+    def __init__(self, session_id: str, hub: Hub) -> None:
+        self.session_id = session_id
+        self.hub = hub
+        self.local = False
+        self.receivers = 0
+        self.follower: asyncio.Task[None] | None = None
+
+
+class Rooms:
+    """Every room of this server. `log`: None where there is none."""
+
+    def __init__(self, event_log: EventLog | None, outbox_events: int, *, wait_seconds: float) -> None:
+        self._log = event_log
+        self._limit = outbox_events
+        self._wait_seconds = wait_seconds
+        self._rooms: dict[str, Room] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def receivers(self) -> int:
+        """Of all sessions."""
+        return sum(room.receivers for room in self._rooms.values())
+
+    def find(self, session_id: str) -> Room | None:
+        """The room of this session, if there is one."""
+        return self._rooms.get(session_id)
+
+    def get(self, session_id: str, seq: int = 0) -> Room:
+        """The room; a new one begins behind the event `seq`."""
+        room = self._rooms.get(session_id)
+        if room is None:
+            shared = self._log is not None and self._log.shared
+            hub = Hub(self._limit, seq=seq, history=SHARED_HISTORY if shared else HISTORY)
+            room = self._rooms[session_id] = Room(session_id, hub)
+        return room
+
+    # The session itself
+
+    async def runs_here(self, session_id: str, seq: int) -> Room:
+        """A session begins or goes on here, behind the event `seq`; its publisher delivers from now on.
+
+        Raises:
+            LogUnavailableError: what happened elsewhere cannot be read.
+        """
+        room = self.get(session_id, seq)
+        room.local = True
+        await self._stop_following(room)
+        try:
+            if room.hub.seq < seq:
+                await self._catch_up(room, seq)
+        except BaseException:
+            self.left(session_id)
+            raise
+        return room
+
+    def left(self, session_id: str) -> None:
+        """It does not run here any more: it has ended, or goes on elsewhere."""
+        room = self._rooms.get(session_id)
+        if room is not None:
+            room.local = False
+            self._settle(room)
+
+    # Receivers
+
+    @contextlib.asynccontextmanager
+    async def received(self, session_id: str, record: SessionRecord | None) -> AsyncGenerator[Room]:
+        """Somebody listens, for as long as the context lasts. `record`: what the log knows of the session."""
+        room = self.get(session_id, record.seq if record is not None else 0)
+        room.receivers += 1
+        self._settle(room)
+        self._tell_presence(room)
+        try:
+            yield room
+        finally:
+            room.receivers -= 1
+            self._tell_presence(room)
+            self._settle(room)
+
+    async def close(self) -> None:
+        """End every task. To be called when no connection is open."""
+        for room in self._rooms.values():
+            await self._stop_following(room)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # A room's life
+
+    def _settle(self, room: Room) -> None:
+        """Follow, or not; forget the room if nobody is in it."""
+        if room.local or self._rooms.get(room.session_id) is not room:
+            return
+        if not room.receivers:
+            del self._rooms[room.session_id]
+            if room.follower is not None:
+                self._spawn(self._stop_following(room))
+        elif room.follower is None:
+            room.follower = asyncio.create_task(self._follow(room), name=f"follow-{room.session_id}")
+
+    async def _stop_following(self, room: Room) -> None:
+        follower, room.follower = room.follower, None
+        if follower is not None:
+            follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)
+
+    async def _follow(self, room: Room) -> None:
+        """Deliver what another server writes; or wait until the session runs here. For so long as somebody may come."""
+        waiting = asyncio.get_running_loop().call_later(self._wait_seconds, self._waited, room)
+        try:
+            if self._log is None or not self._log.shared:
+                await asyncio.get_running_loop().create_future()
+                return
+            async with contextlib.aclosing(self._log.follow(room.session_id)) as following:
+                async for events in following:
+                    if not events or not room.hub.deliver_all(events):
+                        await self._read_on(room)
+                    waiting.cancel()
+                    waiting = asyncio.get_running_loop().call_later(self._wait_seconds, self._waited, room)
+        finally:
+            waiting.cancel()
+
+    def _waited(self, room: Room) -> None:
+        """Nobody sent anything for too long."""
+        room.hub.deliver(Closed(None, "sender_gone", 0, 0, 0.0))
+
+    async def _read_on(self, room: Room) -> None:
+        """Deliver what the log has and the room has not, however long the log is away."""
+        while True:
+            try:
+                await self._catch_up(room)
+            except LogUnavailableError:
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _catch_up(self, room: Room, until: int | None = None) -> None:
+        if self._log is None:
+            return
+        while until is None or room.hub.seq < until:
+            page = await self._log.events(room.session_id, room.hub.seq + 1)
+            if page and not room.hub.deliver_all(page):
+                log.error("the event log has lost events of a session", extra={"session": room.session_id})
+                room.hub.skip_to(page)
+            if len(page) < PAGE:
+                return
+
+    # Presence
+
+    def _tell_presence(self, room: Room) -> None:
+        if self._log is not None and self._log.shared:
+            self._spawn(self._set_receivers(self._log, room))
+
+    async def _set_receivers(self, event_log: EventLog, room: Room) -> None:
+        try:
+            await event_log.set_receivers(room.session_id, room.receivers)
+        except LogUnavailableError:
+            log.debug("presence was not told", extra={"session": room.session_id})
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
