@@ -1,0 +1,338 @@
+"""The event log in one SQLite file: the default, for one server or several on one machine.
+
+One thread of its own does all the work, so that the event loop never waits for a disk. What is written survives the
+death of the process at any moment (WAL, `synchronous=NORMAL`: the operating system has it); a power failure may take
+the last moments with it, since it is not waited for the disk at each write. What is deleted is overwritten
+(`secure_delete`), in the file and, by a checkpoint, in its WAL: transcripts are personal data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from bridge.protocols.events import Closed, LastingEvent, ServerEvent
+from bridge.session.eventlog.base import (
+    PAGE,
+    Entry,
+    EventLog,
+    LogUnavailableError,
+    Outcome,
+    SessionExistsError,
+    SessionRecord,
+    decode_event,
+    encode_event,
+)
+from bridge.session.eventlog.codec import decode_progress, decode_start, encode
+from bridge.session.eventlog.sqlite_file import name_of, open_file, transaction
+
+ANSWER_SECONDS: Final = 5.0
+"""That a caller waits at most for anything."""
+WAITING: Final = 4
+"""Jobs that wait for the thread besides writes, which never stand behind more than these."""
+SWEEP_EVENTS: Final = 2_000
+"""Events that one transaction of a sweep deletes, about: some ten milliseconds."""
+SWEEP_SESSIONS: Final = 500
+SHRINK_PAGES: Final = 500
+TOMBSTONE_SECONDS: Final = 86_400.0
+"""A deleted session's id is kept at least so long: its owner may be silent for hours before it writes again."""
+T = TypeVar("T")
+
+
+class SqliteLog(EventLog):
+    """`path` None: in memory, gone with the process."""
+
+    def __init__(
+        self, path: Path | None, node: str, retention_seconds: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__(node, retention_seconds)
+        self._path = path
+        self._clock = clock
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="stt-event-log")
+        self._others = asyncio.Semaphore(WAITING)
+        self._open: sqlite3.Connection | None = None
+
+    # The thread
+
+    async def _do(self, job: Callable[[sqlite3.Connection], T], *, first: bool = False) -> T:
+        """Run a job on the thread; `first`: without standing in line with the others.
+
+        A caller that goes away leaves a job that has begun to its end.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                if first:
+                    return await self._submit(job)
+                async with self._others:
+                    return await self._submit(job)
+        except TimeoutError as exc:
+            raise LogUnavailableError(f"the event log {name_of(self._path)} does not answer") from exc
+
+    def _submit(self, job: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, self._translated, job)
+
+    def _translated(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        if self._open is None:
+            raise LogUnavailableError(f"the event log {name_of(self._path)} is not open")
+        try:
+            return job(self._open)
+        except sqlite3.Error as exc:
+            raise LogUnavailableError(f"the event log {name_of(self._path)} fails: {exc}") from exc
+
+    # Opening and closing
+
+    async def open(self) -> None:
+        """Make the file, its folder and its tables, where they are not there.
+
+        Raises:
+            LogUnavailableError: the file cannot be used; the sentence says what to do.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                self._open = await loop.run_in_executor(self._executor, open_file, self._path)
+        except TimeoutError as exc:
+            raise LogUnavailableError(f"the event log {name_of(self._path)} cannot be opened in time") from exc
+
+    async def close(self) -> None:
+        """Give everything back; waits for what is being written."""
+        try:
+            if self._open is not None:
+                await self._do(sqlite3.Connection.close, first=True)
+        finally:
+            self._open = None
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    # A session's life
+
+    async def create(self, record: SessionRecord, *, replace: bool = False) -> None:
+        """See `EventLog`. One that goes on in a later epoch than the record's is not replaced."""
+        await self._do(lambda db: self._create(db, record, replace=replace))
+
+    def _create(self, db: sqlite3.Connection, record: SessionRecord, *, replace: bool) -> None:
+        with transaction(db):
+            there = _row(db, record.session_id)
+            if there is not None:
+                superseded = there["ended"] is None and there["epoch"] > record.epoch
+                if superseded or not replace:
+                    raise SessionExistsError(record.session_id)
+                _forget(db, [there["id"]])
+            elif not replace and _is_deleted(db, record.session_id):
+                raise SessionExistsError(record.session_id)
+            db.execute("DELETE FROM deleted WHERE session_id = ?", (record.session_id,))
+            db.execute(
+                "INSERT INTO sessions (session_id, token_digest, start, language, backend, protocol, owner, created, "
+                "progress, touched, epoch, seq, ended, code) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    record.session_id,
+                    record.token_digest,
+                    encode(record.start),
+                    record.language,
+                    record.backend,
+                    record.protocol,
+                    self.node,
+                    record.created,
+                    encode(record.progress),
+                    self._clock(),
+                    record.epoch,
+                    record.seq,
+                    record.ended,
+                    record.code,
+                ),
+            )
+
+    async def write(self, entries: Sequence[Entry]) -> list[Outcome]:
+        """See `EventLog`; one transaction for all."""
+
+        def job(db: sqlite3.Connection) -> list[Outcome]:
+            with transaction(db):
+                return [self._write(db, entry) for entry in entries]
+
+        return await self._do(job, first=True)
+
+    def _write(self, db: sqlite3.Connection, entry: Entry) -> Outcome:
+        row = _row(db, entry.session_id)
+        if row is None:
+            return Outcome.DELETED if _is_deleted(db, entry.session_id) else Outcome.MISSING
+        if (row["owner"], row["epoch"]) != (self.node, entry.epoch):
+            return Outcome.SUPERSEDED
+        new = {event.seq: event for event in entry.events if event.seq is not None and event.seq > row["seq"]}
+        seq = row["seq"] + len(new)
+        if list(new) != list(range(row["seq"] + 1, seq + 1)):
+            return Outcome.MISSING
+        db.executemany(
+            "INSERT INTO events (session, seq, kind, data) VALUES (?, ?, ?, ?)",
+            [(row["id"], number, *encode_event(event)) for number, event in new.items()],
+        )
+        now = self._clock()
+        db.execute(
+            "UPDATE sessions SET seq = ?, progress = ?, backend = ?, touched = ? WHERE id = ?",
+            (seq, encode(entry.progress), entry.backend, now, row["id"]),
+        )
+        for event in new.values():
+            if isinstance(event, Closed):
+                db.execute("UPDATE sessions SET ended = ?, code = ? WHERE id = ?", (now, event.code, row["id"]))
+        return Outcome.WRITTEN
+
+    async def read(self, session_id: str) -> SessionRecord | None:
+        """The session; None if it is not known, or deleted."""
+        return await self._do(lambda db: _read(db, session_id))
+
+    async def events(self, session_id: str, from_seq: int, limit: int = PAGE) -> list[LastingEvent]:
+        """Its events from this number on, in order, at most `limit`."""
+
+        def job(db: sqlite3.Connection) -> list[tuple[str, bytes]]:
+            found = db.execute(
+                "SELECT kind, data FROM events JOIN sessions ON id = session "
+                "WHERE session_id = ? AND events.seq >= ? ORDER BY events.seq LIMIT ?",
+                (session_id, from_seq, limit),
+            )
+            return found.fetchall()
+
+        return [decode_event(kind, data) for kind, data in await self._do(job)]
+
+    async def claim(self, session_id: str) -> SessionRecord | None:
+        """Make this node the owner, unless the session has ended: then the record is as it was."""
+
+        def job(db: sqlite3.Connection) -> SessionRecord | None:
+            with transaction(db):
+                db.execute(
+                    "UPDATE sessions SET owner = ?, epoch = epoch + 1, touched = ? "
+                    "WHERE session_id = ? AND ended IS NULL",
+                    (self.node, self._clock(), session_id),
+                )
+                return _read(db, session_id)
+
+        return await self._do(job)
+
+    async def release(self, session_id: str, epoch: int) -> None:
+        """Nobody owns the session from now on, `owner` is empty; its time to be resumed begins."""
+
+        def job(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE sessions SET owner = '', touched = ? "
+                "WHERE session_id = ? AND owner = ? AND epoch = ? AND ended IS NULL",
+                (self._clock(), session_id, self.node, epoch),
+            )
+
+        await self._do(job)
+
+    async def delete(self, session_id: str) -> bool:
+        """See `EventLog`. Leaves the id alone, and nothing of the rest on the disk."""
+
+        def job(db: sqlite3.Connection) -> bool:
+            with transaction(db):
+                if (row := _row(db, session_id)) is None:
+                    return False
+                _forget(db, [row["id"]])
+                db.execute("INSERT INTO deleted (session_id, at) VALUES (?, ?)", (session_id, self._clock()))
+            _shrink(db)
+            _clean(db)
+            return True
+
+        return await self._do(job)
+
+    async def beat(self) -> None:
+        """See `EventLog`."""
+
+        def job(db: sqlite3.Connection) -> None:
+            db.execute("INSERT OR REPLACE INTO nodes (node, beat) VALUES (?, ?)", (self.node, self._clock()))
+
+        await self._do(job)
+
+    async def sweep(self) -> int:
+        """See `EventLog`. In many small transactions: who writes meanwhile waits for one of them."""
+        now = self._clock()
+        swept = 0
+        while some := await self._do(lambda db: _sweep(db, now - self.retention_seconds)):
+            swept += some
+
+        def finish(db: sqlite3.Connection) -> None:
+            with transaction(db):
+                kept = max(self.retention_seconds, TOMBSTONE_SECONDS)
+                db.execute("DELETE FROM deleted WHERE at < ?", (now - kept,))
+                db.execute("DELETE FROM nodes WHERE beat < ?", (now - self.retention_seconds,))
+
+        await self._do(finish)
+        if swept:
+            while await self._do(_shrink):
+                pass
+            await self._do(_clean)
+        return swept
+
+    # There are no other servers
+
+    async def announce(self, session_id: str, events: Sequence[ServerEvent]) -> None:
+        """Nothing: receivers are at this server."""
+
+    async def set_receivers(self, session_id: str, count: int) -> None:
+        """Nothing: nobody else asks."""
+
+    async def receivers(self, session_id: str) -> int:  # noqa: ARG002 - the contract's
+        """None."""
+        return 0
+
+
+def _row(db: sqlite3.Connection, session_id: str) -> dict[str, Any] | None:
+    """A session's columns, and its node's last `beat`."""
+    found = db.execute(
+        "SELECT sessions.*, beat FROM sessions LEFT JOIN nodes ON node = owner WHERE session_id = ?", (session_id,)
+    )
+    values = found.fetchone()
+    return None if values is None else dict(zip((column[0] for column in found.description), values, strict=True))
+
+
+def _read(db: sqlite3.Connection, session_id: str) -> SessionRecord | None:
+    if (row := _row(db, session_id)) is None:
+        return None
+    del row["id"]
+    beat = row.pop("beat")
+    if beat is not None and row["ended"] is None:
+        row["touched"] = max(row["touched"], beat)
+    row["start"], row["progress"] = decode_start(row["start"]), decode_progress(row["progress"])
+    return SessionRecord(**row)
+
+
+def _is_deleted(db: sqlite3.Connection, session_id: str) -> bool:
+    return db.execute("SELECT 1 FROM deleted WHERE session_id = ?", (session_id,)).fetchone() is not None
+
+
+def _sweep(db: sqlite3.Connection, before: float) -> int:
+    """Forget some sessions without a sign of life since then; how many."""
+    with transaction(db):
+        found = db.execute(
+            "SELECT id, seq FROM sessions LEFT JOIN nodes ON node = owner "
+            "WHERE touched < ?1 AND (ended IS NOT NULL OR coalesce(beat, 0) < ?1) ORDER BY touched LIMIT ?2",
+            (before, SWEEP_SESSIONS),
+        ).fetchall()
+        chosen: list[int] = []
+        events = 0
+        for key, seq in found:
+            if chosen and events + seq > SWEEP_EVENTS:
+                break
+            chosen.append(key)
+            events += seq
+        _forget(db, chosen)
+    return len(chosen)
+
+
+def _forget(db: sqlite3.Connection, keys: Sequence[int]) -> None:
+    rows = [(key,) for key in keys]
+    db.executemany("DELETE FROM events WHERE session = ?", rows)
+    db.executemany("DELETE FROM sessions WHERE id = ?", rows)
+
+
+def _shrink(db: sqlite3.Connection) -> int:
+    """Give some free pages back to the disk; how many are left."""
+    db.execute(f"PRAGMA incremental_vacuum({SHRINK_PAGES})").fetchall()
+    return int(db.execute("PRAGMA freelist_count").fetchone()[0])
+
+
+def _clean(db: sqlite3.Connection) -> None:
+    """Let nothing that was deleted lie on in the WAL."""
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -1,0 +1,83 @@
+"""Which event log a URL means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from bridge.session.eventlog.base import EventLog
+from bridge.session.eventlog.sqlite import SqliteLog
+
+OFF: Final = "off"
+INSTALL: Final = "pip install 'stt-bridge[cluster]'"
+_REDIS: Final = ("redis", "rediss", "unix")
+_ALLOWED: Final = (
+    "should be `sqlite:` (a file in the state folder), `sqlite:PATH`, `sqlite::memory:`, "
+    "`redis://HOST[:PORT][/NUMBER]`, `rediss://…`, `unix://PATH` or `off`"
+)
+
+
+class MissingPackageError(Exception):
+    """The log needs a package that is not installed; the text says how to get it."""
+
+
+def check_url(url: str) -> str:
+    """The same.
+
+    Raises:
+        ValueError: it means no event log. The sentence does not repeat it: it may hold a password.
+    """
+    scheme, colon, rest = url.partition(":")
+    if url == OFF or (colon and scheme == "sqlite" and not rest.startswith("//")):
+        return url
+    if scheme not in _REDIS or not rest.startswith("//") or rest == "//":
+        raise ValueError(_ALLOWED)
+    try:
+        host = scheme == "unix" or urlsplit(url).hostname
+        _ = urlsplit(url).port
+    except ValueError:  # its sentence shows what stands there, maybe the end of a password
+        raise ValueError("should have a number as its port, and `@` between password and host") from None
+    if not host:
+        raise ValueError(_ALLOWED)
+    return url
+
+
+def open_log(url: str, node: str, retention_seconds: float, env: Mapping[str, str] | None = None) -> EventLog | None:
+    """The log, to be opened by `EventLog.open`; None if there is to be none. `env`: where the state folder is named.
+
+    Raises:
+        ValueError: the URL means no event log.
+        MissingPackageError: it needs a package that is not installed.
+    """
+    scheme, _, rest = check_url(url).partition(":")
+    if url == OFF:
+        return None
+    if scheme != "sqlite":
+        try:
+            from bridge.session.eventlog.redis import RedisLog  # noqa: PLC0415 - an extra
+        except ImportError as exc:
+            raise MissingPackageError(f"this event log needs the package redis ({exc}): {INSTALL}") from exc
+        return RedisLog(url, node, retention_seconds)
+    if rest == ":memory:":
+        return SqliteLog(None, node, retention_seconds)
+    path = Path(rest).expanduser().absolute() if rest else default_path(env)
+    return SqliteLog(path, node, retention_seconds)
+
+
+def default_path(env: Mapping[str, str] | None = None) -> Path:
+    """In the folder for what programs keep (XDG Base Directory Specification, `$XDG_STATE_HOME`).
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    named = Path((os.environ if env is None else env).get("XDG_STATE_HOME", ""))
+    # "All paths must be absolute. If an implementation encounters a relative path … it should … ignore it."
+    if named.is_absolute():
+        return named / "stt-bridge" / "sessions.db"
+    try:
+        return Path.home() / ".local" / "state" / "stt-bridge" / "sessions.db"
+    except RuntimeError:  # a container's user without an entry in /etc/passwd
+        raise ValueError("should name a file (`sqlite:/PATH`): this user has no home folder") from None
