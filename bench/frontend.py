@@ -35,6 +35,7 @@ from bridge.commands.serve import settle_memory
 from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Closed, Start
 from bridge.session.engine import Engine
+from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
 from bridge.session.session import Session
@@ -170,7 +171,7 @@ async def sessions(coded: Sequence[Stream], count: int, seconds: float, variant:
     )
     taker = Taker()
     manager = SessionManager(
-        Engine(taker), SessionLimits(), Metrics(), max_sessions=count, language="en-US", voice=policy
+        EnginePool(Engine(taker)), SessionLimits(), Metrics(), max_sessions=count, language="en-US", voice=policy
     )
     await manager.load()
     async with contextlib.AsyncExitStack() as stack:

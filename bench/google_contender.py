@@ -31,6 +31,7 @@ from bridge.commands.serve import settle_memory
 from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Closed, Partial, Start
 from bridge.session.engine import Engine
+from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
 from bridge.session.session import Session
@@ -129,7 +130,7 @@ async def bare_threads(endpoint: str, sessions: int, heard: Heard) -> AsyncItera
 async def _bridge(engine: Engine, sessions: int, heard: Heard) -> AsyncIterator[list[Hand]]:
     """Sessions as the server opens them. `feed` may ask to wait, but not for audio that is no faster than it should."""
     await engine.load()
-    manager = SessionManager(engine, SessionLimits(), Metrics(), max_sessions=sessions, language="en-US")
+    manager = SessionManager(EnginePool(engine), SessionLimits(), Metrics(), max_sessions=sessions, language="en-US")
 
     async def read(session: Session, i: int) -> None:
         outbox = session.subscribe()

@@ -27,7 +27,9 @@ from bridge.observe.metrics import Metrics
 from bridge.protocols.native import NativeCodec
 from bridge.security.auth import Gatekeeper, is_loopback
 from bridge.security.certificates import unusable
+from bridge.session.breaker import BreakerRules
 from bridge.session.engine import Engine
+from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
 from bridge.session.voice import VoicePolicy
@@ -46,15 +48,35 @@ from bridge.transports.websocket import ConnectionLimits, Message, Receive, Send
 log = logging.getLogger(__name__)
 
 
-def make_engine(settings: Settings, env: dict[str, str] | None = None) -> Engine:
-    """The engine that the settings name, not loaded yet. `env`: where its own settings are read.
+def make_engines(settings: Settings, env: dict[str, str] | None = None) -> EnginePool:
+    """The engines that the settings name, not loaded yet. `env`: where their own settings are read.
 
     Raises:
-        SettingsError: an unknown backend, or a bad setting of its own.
+        SettingsError: an unknown backend, a bad setting of one's own, or backends that do not go together.
         BackendError: `not_installed`.
     """
+    rules = BreakerRules(
+        settings.breaker_share,
+        settings.breaker_window_seconds,
+        settings.breaker_streams,
+        settings.breaker_failures,
+        settings.breaker_seconds,
+    )
+    engines = [make_engine(name, settings, env) for name in settings.backends]
     try:
-        backend = registry.load_class(settings.backend)
+        return EnginePool(*engines, rules=rules)
+    except ValueError as exc:
+        raise SettingsError(f"STT_BACKEND: {settings.backend!r} is not allowed: {exc}") from None
+
+
+def make_engine(name: str, settings: Settings, env: dict[str, str] | None = None) -> Engine:
+    """One of them.
+
+    Raises:
+        SettingsError, BackendError: as `make_engines`.
+    """
+    try:
+        backend = registry.load_class(name)
     except BackendError as exc:
         if exc.code == "unknown_backend":
             raise SettingsError(f"STT_BACKEND: {exc}") from None
@@ -79,7 +101,7 @@ def session_limits(settings: Settings) -> SessionLimits:
     )
 
 
-def voice_policy(settings: Settings, engine: Engine) -> VoicePolicy:
+def voice_policy(settings: Settings, engines: EnginePool) -> VoicePolicy:
     """What the settings say about voice activity; its detection is not loaded yet.
 
     Raises:
@@ -89,7 +111,9 @@ def voice_policy(settings: Settings, engine: Engine) -> VoicePolicy:
         if settings.gate == "on":
             raise SettingsError("STT_GATE: 'on' is not allowed: it should be off where STT_VAD is off")
         return VoicePolicy()
-    gated = settings.gate == "on" or (settings.gate == "auto" and engine.capabilities.metered)
+    gated = settings.gate == "on" or (
+        settings.gate == "auto" and any(engine.capabilities.metered for engine in engines.engines)
+    )
     try:
         detection = make_voice_detection(settings.vad)
     except VoiceDetectionError as exc:
@@ -104,24 +128,24 @@ def voice_policy(settings: Settings, engine: Engine) -> VoicePolicy:
 def make_manager(
     settings: Settings, env: dict[str, str] | None, metrics: Metrics, limits: SessionLimits | None = None
 ) -> SessionManager:
-    """The sessions on the engine that the settings name; not loaded yet.
+    """The sessions on the engines that the settings name; not loaded yet.
 
     Raises:
-        SettingsError, BackendError: as `make_engine` and `voice_policy`.
+        SettingsError, BackendError: as `make_engines` and `voice_policy`.
     """
-    engine = make_engine(settings, env)
+    engines = make_engines(settings, env)
     if settings.denoise:
         try:
-            make_denoiser(engine.sample_rate).close()
+            make_denoiser(engines.sample_rate).close()
         except DenoiseError as exc:
             raise SettingsError(f"STT_DENOISE: {exc}") from None
     return SessionManager(
-        engine,
+        engines,
         limits or session_limits(settings),
         metrics,
         max_sessions=settings.max_sessions,
         language=settings.language,
-        voice=voice_policy(settings, engine),
+        voice=voice_policy(settings, engines),
         denoise=settings.denoise,
     )
 
@@ -144,7 +168,6 @@ class Bridge:
     """One server's parts, wired. `serve` is its whole life."""
 
     settings: Settings
-    engine: Engine
     manager: SessionManager
     metrics: Metrics
     server: Server
@@ -187,7 +210,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         log.warning(sentence)
     metrics = Metrics()
     manager = make_manager(settings, environ, metrics)
-    metrics.show(manager.engine.collectors)
+    metrics.show(manager.engines.collectors)
     gatekeeper = Gatekeeper(settings.api_keys, settings.allowed_origins, settings.admin_keys)
     stream = StreamEndpoint(
         NativeCodec,
@@ -215,19 +238,19 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
     )
-    return Bridge(settings, manager.engine, manager, metrics, server)
+    return Bridge(settings, manager, metrics, server)
 
 
 def misspellings(settings: Settings, env: Mapping[str, str]) -> list[str]:
     """A sentence for each variable that neither the server nor any engine reads.
 
-    Besides the chosen engine, it imports only those that a variable seems meant for.
+    Besides the chosen engines, it imports only those that a variable seems meant for.
     """
     variables: list[str] = []
     unchecked: list[str] = []
     for name in registry.names():
         prefix = option_prefix(name)
-        if name != settings.backend and not any(variable.startswith(prefix) for variable in env):
+        if name not in settings.backends and not any(variable.startswith(prefix) for variable in env):
             continue
         try:
             backend = registry.load_class(name)

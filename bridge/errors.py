@@ -106,6 +106,7 @@ WARNINGS: Final = {
     "silence": "Nothing but silence for long: the microphone is muted, is the wrong one, or may not be used.",
     "low_level": "Sounds come and go, but all are very low: the microphone's gain is too low.",
     "no_vad": "`start` asked for voice activity detection, which this server does not do.",
+    "backend_changed": "The backend failed; another one goes on from the last final.",
     "no_denoise": "`start` asked for noise suppression, which is not installed on this server.",
 }
 """What a developer is told in a `warning`, by its code; the session goes on."""

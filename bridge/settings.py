@@ -50,6 +50,18 @@ def _printable(keys: tuple[str, ...]) -> tuple[str, ...]:
     return keys
 
 
+def _list_of_names(value: str) -> str:
+    listed = names(value)
+    if not all(listed) or len(set(listed)) < len(listed):
+        raise ValueError("should be a name, or different names separated by commas")
+    return value
+
+
+def names(value: str) -> tuple[str, ...]:
+    """What `STT_BACKEND` lists."""
+    return tuple(part.strip() for part in value.split(","))
+
+
 def _scoped(keys: tuple[str, ...]) -> tuple[str, ...]:
     for key in keys:
         parse_scoped_key(key)
@@ -68,8 +80,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # What serves
-    backend: Annotated[str, Field(min_length=1)] = Field(
-        "pocketsphinx", description="The engine: a name that `stt-bridge backends` lists."
+    backend: Annotated[str, Field(min_length=1), AfterValidator(_list_of_names)] = Field(
+        "pocketsphinx",
+        description="The engine: a name that `stt-bridge backends` lists. Or several, separated by commas, the "
+        "preferred first: the next one takes over where one fails.",
     )
     language: Annotated[str, Field(min_length=1, max_length=35)] = Field(
         "en-US", description="Language (BCP 47) of sessions that name none; `auto`: the engine detects it, if it can."
@@ -162,6 +176,15 @@ class Settings(BaseModel):
     )
     stop_seconds: Seconds = Field(120, description="Time to finalize what is left after `stop`.")
     shutdown_seconds: Seconds = Field(4, description="Time for sessions to finish when the server stops.")
+    breaker_share: float = Field(
+        0.05, gt=0, le=1, description="Share of a backend's streams whose failure keeps new sessions from it."
+    )
+    breaker_window_seconds: Seconds = Field(30, description="Time over which that share is taken.")
+    breaker_streams: int = Field(20, ge=1, le=100_000, description="Fewer streams that ended in that time are too few.")
+    breaker_failures: int = Field(
+        5, ge=1, le=10_000, description="Streams that fail in a row, without a final, and do the same."
+    )
+    breaker_seconds: Seconds = Field(60, description="Time after which one session tries such a backend again.")
     threads: int = Field(64, ge=1, le=4_096, description="Threads for backends that block: one per stream.")
 
     # What operators see
@@ -202,6 +225,11 @@ class Settings(BaseModel):
     def guarded(self) -> bool:
         """Whether clients need a key or a token."""
         return bool(self.api_keys or self.scoped_keys or self.jwt_secret or self.jwt_key_file)
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The engines' names, the preferred first."""
+        return names(self.backend)
 
     @classmethod
     def load(cls, env: Mapping[str, str] | None = None, env_file: str | Path | None = ".env", **overrides: Any) -> Self:

@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from backends import registry
 from backends.base import AsyncBackend, BackendError, Capabilities, Fault, RecognitionConfig, Result
 from backends.scripted import ScriptedBackend
-from bridge.app import address, check_certificate, check_exposure, make_bridge, make_engine, misspellings, serving
+from bridge.app import address, check_certificate, check_exposure, make_bridge, make_engines, misspellings, serving
 from bridge.settings import Settings, SettingsError
 from bridge.transports.server import listen
 from tests.wire import get, metric
@@ -67,7 +67,7 @@ def test_strangers_are_served_only_on_purpose(host: str, keys: tuple[str, ...], 
 
 def test_an_unknown_backend_is_named_with_those_there_are() -> None:
     with pytest.raises(SettingsError, match=r"STT_BACKEND: 'nope' is not one of google, .*pocketsphinx, "):
-        make_engine(settings(backend="nope"), {})
+        make_engines(settings(backend="nope"), {})
 
 
 def test_a_bad_option_of_the_engine_is_named() -> None:

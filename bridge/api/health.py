@@ -14,8 +14,21 @@ class Health(BaseModel):
     status: str = "ok"
 
 
+class BackendHealth(BaseModel):
+    """One backend: whether it is loaded, whether its circuit breaker lets new sessions in, and what it carries."""
+
+    name: str
+    state: str
+    breaker: str
+    streams: int
+    capacity: int | None
+
+
 class Readiness(BaseModel):
-    """Whether a new session would be taken, and if not, the code of the refusal."""
+    """Whether a new session would be taken, and if not, the code of the refusal.
+
+    `backend` is the one that would take it; `backends` are all, the preferred first. `capacity` is that of all.
+    """
 
     ready: bool
     code: str | None
@@ -24,6 +37,7 @@ class Readiness(BaseModel):
     sessions: int
     capacity: int | None
     progress: str | None
+    backends: list[BackendHealth]
 
 
 def router(manager: SessionManager) -> APIRouter:
@@ -41,14 +55,25 @@ def router(manager: SessionManager) -> APIRouter:
         refusal = manager.refusal()
         if refusal is not None:
             response.status_code = 503
+        engines = manager.engines
         return Readiness(
             ready=refusal is None,
             code=refusal.code if refusal else None,
-            backend=manager.engine.name,
-            backend_state=manager.engine.state,
+            backend=engines.current.name,
+            backend_state=engines.current.state,
             sessions=manager.count,
-            capacity=manager.engine.capacity,
-            progress=manager.engine.progress,
+            capacity=engines.capacity,
+            progress=engines.progress,
+            backends=[
+                BackendHealth(
+                    name=member.engine.name,
+                    state=member.engine.state,
+                    breaker=member.breaker.state,
+                    streams=member.engine.streams,
+                    capacity=member.engine.capacity,
+                )
+                for member in engines.members
+            ],
         )
 
     return routes

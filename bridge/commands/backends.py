@@ -50,17 +50,17 @@ def run(args: argparse.Namespace) -> int:
 def survey() -> list[Row]:
     """Every engine of the registry, the built-in ones first."""
     from backends import registry
-    from bridge.settings import Settings, environment
+    from bridge.settings import Settings, environment, names
 
     # Not `Settings.load`: a mistake in another setting is no reason to withhold the list.
     env = environment()
-    selected = env.get("STT_BACKEND", Settings.model_fields["backend"].default)
+    selected = names(env.get("STT_BACKEND", Settings.model_fields["backend"].default))
     rows = []
     for name in registry.names():
         found = registry.probe(name)
         reason, capabilities = _describe(name, env) if found.available else (found.reason, None)
         usable = found.available and reason is None
-        rows.append(Row(name, name == selected, usable, reason, found.install, capabilities))
+        rows.append(Row(name, name in selected, usable, reason, found.install, capabilities))
     return rows
 
 

@@ -13,7 +13,7 @@ from bridge.audio.formats import AudioFormat, Encoding
 from bridge.emulator.api import Api, Asked
 from bridge.emulator.statuses import EXHAUSTED, StreamEnded, invalid
 from bridge.session.engine import Engine
-from bridge.session.manager import speaks
+from bridge.session.languages import speaks
 
 log = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
-"""Prometheus metrics of one server. Label values are settled when a session opens, not per frame."""
+"""Prometheus metrics of one server. Label values are bound once for each session and backend, not per frame."""
 
 from __future__ import annotations
 
 import bisect
 import itertools
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -82,6 +82,18 @@ class Metrics:
         self.backend_streams = Gauge(
             "stt_backend_sessions", "Sessions on the backend.", ["backend"], registry=self.registry
         )
+        self.backend_breaker = Gauge(
+            "stt_backend_breaker",
+            "The backend's circuit breaker: 0 closed, 1 half open, 2 open.",
+            ["backend"],
+            registry=self.registry,
+        )
+        self.backend_moves = Counter(
+            "stt_backend_moves",
+            "Sessions whose backend failed and another went on, by both.",
+            ["from", "to"],
+            registry=self.registry,
+        )
         self.ready = Gauge("stt_ready", "1 while new sessions are taken.", registry=self.registry)
         self._engine = EngineCollector(self.registry.collect())
         self.registry.register(self._engine)
@@ -90,9 +102,14 @@ class Metrics:
         """Show an engine's own collectors, too."""
         self._engine.add(collectors)
 
-    def session(self, protocol: str, backend: str) -> SessionMetrics:
+    def session(self, protocol: str) -> SessionMetrics:
         """What one session reports to."""
-        return SessionMetrics(self, protocol, backend)
+        return SessionMetrics(self, protocol)
+
+    def follow_backend(self, backend: str, streams: Callable[[], float], breaker: Callable[[], float]) -> None:
+        """Ask these at each scrape."""
+        self.backend_streams.labels(backend).set_function(streams)
+        self.backend_breaker.labels(backend).set_function(breaker)
 
 
 class EngineCollector(Collector):
@@ -213,19 +230,26 @@ class LoopHistogram(Collector):
         yield family
 
 
+class _BackendLabels:
+    """What a session reports of one backend, bound to its name."""
+
+    def __init__(self, metrics: Metrics, backend: str) -> None:
+        self.first_partial = metrics.first_partial_seconds.labels(backend)
+        self.partial = metrics.partial_seconds.labels(backend)
+        self.final = metrics.final_seconds.labels(backend)
+        self.given = metrics.backend_audio_seconds.labels(backend)
+
+
 class SessionMetrics:
     """One session's bound labels: a `SessionObserver`.
 
     Audio is summed here and handed on when it is a second, and at the end, because a counter costs more than a frame.
     """
 
-    def __init__(self, metrics: Metrics, protocol: str, backend: str) -> None:
+    def __init__(self, metrics: Metrics, protocol: str) -> None:
         self._metrics = metrics
         self._audio = metrics.audio_seconds.labels(protocol)
-        self._first_partial = metrics.first_partial_seconds.labels(backend)
-        self._partial = metrics.partial_seconds.labels(backend)
-        self._final = metrics.final_seconds.labels(backend)
-        self._given = metrics.backend_audio_seconds.labels(backend)
+        self._of: dict[str, _BackendLabels] = {}
         self._unreported = 0.0
 
     def audio(self, seconds: float) -> None:
@@ -234,27 +258,37 @@ class SessionMetrics:
         if self._unreported >= _REPORTED_SECONDS:
             self.report()
 
-    def given(self, seconds: float) -> None:
+    def given(self, backend: str, seconds: float) -> None:
         """A backend stream ended."""
-        self._given.inc(seconds)
+        self._labels(backend).given.inc(seconds)
 
-    def partial(self, latency: float, *, first: bool) -> None:
+    def partial(self, backend: str, latency: float, *, first: bool) -> None:
         """A partial left."""
-        self._partial.observe(latency)
+        labels = self._labels(backend)
+        labels.partial.observe(latency)
         if first:
-            self._first_partial.observe(latency)
+            labels.first_partial.observe(latency)
 
-    def final(self, latency: float) -> None:
+    def final(self, backend: str, latency: float) -> None:
         """A final left."""
-        self._final.observe(latency)
+        self._labels(backend).final.observe(latency)
 
     def backend_error(self, backend: str, code: str) -> None:
         """A backend stream failed."""
         self._metrics.backend_errors.labels(backend, code).inc()
 
+    def moved(self, left: str, taken: str) -> None:
+        """Another backend went on."""
+        self._metrics.backend_moves.labels(left, taken).inc()
+
     def queued(self, seconds: float) -> None:
         """So much audio waits for the backend."""
         self._metrics.queue_seconds.observe(seconds)
+
+    def _labels(self, backend: str) -> _BackendLabels:
+        if (labels := self._of.get(backend)) is None:
+            labels = self._of[backend] = _BackendLabels(self._metrics, backend)
+        return labels
 
     def report(self) -> None:
         """Hand on what was summed."""

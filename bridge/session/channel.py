@@ -19,7 +19,9 @@ from backends.base import BackendError, Fault, RecognitionConfig
 from bridge.errors import BridgeError
 from bridge.protocols.events import Final as FinalEvent
 from bridge.protocols.events import Partial, SpeechEnded, SpeechStarted, Start
+from bridge.session.breaker import Trial
 from bridge.session.engine import Engine
+from bridge.session.failover import NO_FAILURE, Seat
 from bridge.session.gate import Gate
 from bridge.session.limits import SessionLimits, SessionObserver
 from bridge.session.publisher import Publisher
@@ -39,7 +41,7 @@ OVERLOAD_FACTOR: Final = 6
 class Channel:
     """Feed it from one task, run it in another. `number` is None where a session has one recognition.
 
-    `advanced` is called when more of the audio is final.
+    `advanced` is called when more of the audio is final, `warn` with what the client should be told of the backend.
     """
 
     def __init__(
@@ -48,24 +50,26 @@ class Channel:
         session_id: str,
         start: Start,
         language: str,
-        engine: Engine,
+        seat: Seat,
         limits: SessionLimits,
         voice: VoicePolicy,
         *,
         out: Publisher,
         observer: SessionObserver,
         advanced: Callable[[], None],
+        warn: Callable[[str, str], None],
     ) -> None:
         self._number = number
         self._session_id = session_id
         self._start = start
         self._language = language
-        self._engine = engine
+        self._seat = seat
         self._limits = limits
         self._out = out
         self._observer = observer
         self._advanced = advanced
-        self._rate = engine.sample_rate
+        self._warn = warn
+        self._rate = seat.engine.sample_rate
         self._loop = asyncio.get_running_loop()
         # What the session chose; otherwise it is the engine's own business when an utterance ends.
         self._silence_seconds = (start.endpointing or {}).get("silence_seconds")
@@ -94,7 +98,8 @@ class Channel:
         self._partials = 0  # of the utterance that is going on
         self._attempts = 0  # backend streams opened
         self._stream: BackendStream | None = None
-        self._experience = Experience(engine.capabilities)
+        self._experience: dict[Engine, Experience] = {}
+        self._trial: Trial | None = None  # of the stream, as the breaker sees it
 
     # The audio
 
@@ -202,7 +207,8 @@ class Channel:
                 continue
             except BackendError as exc:
                 error = exc
-            self._observer.backend_error(self._engine.name, error.code)
+            engine = self._seat.engine
+            self._observer.backend_error(engine.name, error.code)
             now = self._loop.time()
             if not failures or self._buffer.start > before:
                 failures, failing_since = 0, now
@@ -211,12 +217,23 @@ class Channel:
                 error.code,
                 # What is wrong with a request may quote it: its phrases are the client's own words.
                 "the client is told why" if error.fault is Fault.CLIENT else error,
-                extra={"session": self._session_id, "backend": self._engine.name, "failures": failures},
+                extra={"session": self._session_id, "backend": engine.name, "failures": failures},
             )
-            if not error.retryable or now - failing_since >= self._limits.reopen_seconds:
-                raise _as_bridge_error(error) from error
-            await asyncio.sleep(_backoff(failures, error))
-            failures += 1
+            when = self._seat.failed(error)
+            if when != "now":
+                if when == "never" or now - failing_since >= self._limits.reopen_seconds:
+                    raise _as_bridge_error(error) from error
+                await asyncio.sleep(_backoff(failures, error))
+                failures += 1
+                self._seat.move_round()
+            if self._seat.engine is not engine:
+                self._moved(engine.name, self._seat.engine.name, error.code)
+
+    def _moved(self, left: str, taken: str, code: str) -> None:
+        """Another backend goes on; of what was wrong, the client learns the code."""
+        self._observer.moved(left, taken)
+        log.warning("backend changed", extra={"session": self._session_id, "from": left, "to": taken, "code": code})
+        self._warn("backend_changed", f"{left} failed ({code}); {taken} goes on")
 
     async def _recognize(self) -> None:
         """One backend stream, from the last final on.
@@ -224,10 +241,11 @@ class Channel:
         Raises:
             BackendError: it ended before all that it was given was finalized.
         """
+        engine = self._seat.engine
         stream = self._stream = BackendStream(
-            self._engine,
+            engine,
             self._buffer,
-            self._experience,
+            self._experience.setdefault(engine, Experience(engine.capabilities)),
             stall_seconds=self._limits.stall_seconds,
             publish=self._take,
         )
@@ -244,15 +262,24 @@ class Channel:
         )
         self._attempts += 1
         self._partials = 0
+        trial = self._trial = self._seat.begin()
         try:
             await stream.run(config)
+            trial.succeeded()
+        except BackendError as exc:
+            if exc.fault is not Fault.CLIENT and exc.code not in NO_FAILURE:
+                trial.failed()
+            raise
         finally:
-            self._observer.given(stream.reader.given / self._rate)
+            trial.closed()
+            self._observer.given(engine.name, stream.reader.given / self._rate)
 
     # Its results
 
     def _take(self, placed: Placed) -> None:
         """Publish a result."""
+        if self._trial is not None:
+            self._trial.result(final=placed.result.is_final)
         if placed.result.is_final:
             self._take_final(placed)
         else:
@@ -279,7 +306,7 @@ class Channel:
                     self._number,
                 )
             )
-            self._observer.final(latency)
+            self._observer.final(self._seat.engine.name, latency)
         self._partials = 0
         if placed.covered > self._buffer.start:
             self._buffer.trim(placed.covered)
@@ -302,7 +329,7 @@ class Channel:
                 None if result.committed is None else max(0, min(result.committed, len(result.text))),
             )
         )
-        self._observer.partial(self._latency(placed.end), first=self._partials == 1)
+        self._observer.partial(self._seat.engine.name, self._latency(placed.end), first=self._partials == 1)
         self._observer.queued(self._buffer.unread / self._rate)
 
     def _heard(self, position: int) -> None:

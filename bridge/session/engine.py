@@ -37,6 +37,8 @@ class Engine:
         self.name = backend.name
         self.state: State = "new"
         self.streams = 0
+        self.sample_rate = backend.capabilities.sample_rates[0]
+        """The rate, in Hz, at which it is given audio: one of those that it lists."""
         self._backend = backend
         self._face = backend if isinstance(backend, AsyncBackend) else ThreadBridge(backend, threads)
         self._threads = threads if isinstance(backend, BlockingBackend) else None
@@ -50,6 +52,11 @@ class Engine:
     def collectors(self) -> Sequence[Any]:
         """The backend's own metrics, as collectors of Prometheus."""
         return self._backend.collectors
+
+    @property
+    def has_models(self) -> bool:
+        """Whether another model can be asked for."""
+        return isinstance(self._backend, AsyncBackend) and type(self._backend).use_model is not AsyncBackend.use_model
 
     @property
     def model(self) -> str | None:
@@ -70,17 +77,13 @@ class Engine:
     @property
     def full(self) -> bool:
         """Whether another session would be refused."""
-        return self._refusal(1) is not None
+        return self.refusal(1) is not None
 
-    def _refusal(self, streams: int) -> str | None:
+    def refusal(self, streams: int) -> str | None:
+        """Why a session of so many streams would be refused; None if it would not."""
         if self.capacity is not None and self.streams + streams > self.capacity:
             return f"the backend {self.name} carries {self.streams} streams of {self.capacity}"
         return self._backend.refusal()
-
-    @property
-    def sample_rate(self) -> int:
-        """The rate, in Hz, at which it is given audio."""
-        return self.capabilities.sample_rates[0]
 
     async def load(self) -> None:
         """Load the backend.
@@ -147,15 +150,23 @@ class Engine:
         Raises:
             BridgeError: `at_capacity` or `not_ready`.
         """
-        if self.state != "ready":
-            raise BridgeError("not_ready")
-        if reason := self._refusal(streams):
-            raise BridgeError("at_capacity", reason)
-        self.streams += streams
+        self.take(streams)
         try:
             yield
         finally:
-            self.streams -= streams
+            self.give_back(streams)
+
+    def take(self, streams: int) -> None:
+        """The same without a context: give back as many."""
+        if self.state != "ready":
+            raise BridgeError("not_ready")
+        if reason := self.refusal(streams):
+            raise BridgeError("at_capacity", reason)
+        self.streams += streams
+
+    def give_back(self, streams: int) -> None:
+        """So many streams fewer."""
+        self.streams -= streams
 
     async def recognize(self, config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncGenerator[Result, None]:
         """One backend stream. Whatever an engine raises arrives as a `BackendError`."""

@@ -28,17 +28,20 @@ class SessionObserver(Protocol):
     def audio(self, seconds: float) -> None:
         """So much audio was received."""
 
-    def given(self, seconds: float) -> None:
+    def given(self, backend: str, seconds: float) -> None:
         """A backend stream ended that was given so much audio."""
 
-    def partial(self, latency: float, *, first: bool) -> None:
+    def partial(self, backend: str, latency: float, *, first: bool) -> None:
         """A partial left, so long after the audio that it covers had arrived; `first` of its utterance."""
 
-    def final(self, latency: float) -> None:
+    def final(self, backend: str, latency: float) -> None:
         """A final left, so long after the audio that it covers had arrived."""
 
     def backend_error(self, backend: str, code: str) -> None:
         """A backend stream failed."""
+
+    def moved(self, left: str, taken: str) -> None:
+        """Another backend went on in the place of the one that failed."""
 
     def queued(self, seconds: float) -> None:
         """So much audio waits for the backend, seen when a final or partial comes."""

@@ -7,16 +7,17 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from typing import Final
 
-from backends.base import DETECT, BackendError, Capabilities, Fault
+from backends.base import BackendError, Fault
 from bridge.audio.suspicion import Budget
 from bridge.audio.vad.detector import VoiceDetectionError
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Start
-from bridge.session.engine import Engine
+from bridge.session import languages
+from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.models import ModelSwitch
 from bridge.session.session import Session
@@ -26,18 +27,16 @@ log = logging.getLogger(__name__)
 
 FORMAT_BLOCKS: Final = 40
 """Stretches of audio a second whose format is doubted, of all sessions together: 50 ms of work, four to a session."""
-DETECTING: Final = (DETECT, "und")
-"""What asks an engine to detect the language: our own word, and BCP 47's for an undetermined one."""
 LAST_SECONDS: Final = 0.5
 """For sessions that are abandoned to say so to their clients."""
 
 
 class SessionManager:
-    """Opens sessions on one engine within `max_sessions`, and ends them in order."""
+    """Opens sessions on the engines within `max_sessions`, and ends them in order."""
 
     def __init__(
         self,
-        engine: Engine,
+        engines: EnginePool,
         limits: SessionLimits,
         metrics: Metrics,
         *,
@@ -46,8 +45,8 @@ class SessionManager:
         voice: VoicePolicy = VoicePolicy(),
         denoise: bool = False,
     ) -> None:
-        self.engine = engine
-        self.models = ModelSwitch(engine)
+        self.engines = engines
+        self.models = ModelSwitch(engines.with_models)
         self.voice = voice
         self._denoise = denoise
         self._format_budget = Budget(FORMAT_BLOCKS)
@@ -56,29 +55,31 @@ class SessionManager:
         self._max_sessions = max_sessions
         self._language = language
         self._open: set[Session] = set()
-        self._loaded = voice.detection is None  # the engine says for itself whether it is
+        self._loaded = voice.detection is None  # the engines say for themselves whether they are
         self._draining = False
         self._drained = asyncio.Event()
         self._drained.set()
+        for member in engines.members:
+            metrics.follow_backend(member.engine.name, member.streams, member.openness)
 
     async def load(self) -> None:
-        """Load the engine and the voice detector, once, before the first session.
+        """Load the engines and the voice detector, once, before the first session.
 
         Raises:
-            BackendError: one of them cannot be loaded; the text says what would help.
+            BackendError: no engine can be loaded, or not the detector; the text says what would help.
         """
-        await self.engine.load()
         if self.voice.detection is not None:
             try:
                 await self.voice.detection.load()
             except VoiceDetectionError as exc:
                 raise BackendError(str(exc), code="unavailable", fault=Fault.OPERATOR) from exc
         self._loaded = True
+        await self.engines.load()
 
     async def close(self) -> None:
-        """Release both. To be called when no session is open."""
+        """Release all of them. To be called when no session is open."""
         await self.models.close()
-        await self.engine.close()
+        await self.engines.close()
         if self.voice.detection is not None:
             await self.voice.detection.close()
 
@@ -91,9 +92,9 @@ class SessionManager:
         """Why a new session would be refused now; None if it would be taken."""
         if self._draining:
             return BridgeError("shutting_down")
-        if self.engine.state != "ready" or not self._loaded:
+        if self.engines.state != "ready" or not self._loaded:
             return BridgeError("not_ready")
-        if self.engine.full or len(self._open) >= self._max_sessions:
+        if self.engines.full or len(self._open) >= self._max_sessions:
             return BridgeError("at_capacity")
         return None
 
@@ -106,16 +107,16 @@ class SessionManager:
         """
         if refusal := self.refusal():
             raise refusal
-        language = wanted_language(self.engine, start.language or self._language)
+        language = languages.asked(start.language or self._language)
         began = time.monotonic()
-        observer = self.metrics.session(protocol, self.engine.name)
+        observer = self.metrics.session(protocol)
         try:
-            with self.engine.lease(start.lanes):
+            with self.engines.seats(language, start.lanes) as seats:
                 session = Session(
                     # 128 random bits: an identifier that nobody can guess
                     secrets.token_urlsafe(16),
                     start,
-                    self.engine,
+                    seats,
                     self.limits,
                     observer=observer,
                     language=language,
@@ -136,7 +137,7 @@ class SessionManager:
         self._open.add(session)
         self._drained.clear()
         self._count()
-        log.info("session opened", extra={"session": session.id, "backend": self.engine.name})
+        log.info("session opened", extra={"session": session.id, "backend": session.backend})
 
     def _closed(self, session: Session, seconds: float) -> None:
         self._open.discard(session)
@@ -179,35 +180,3 @@ class SessionManager:
 
     def _count(self) -> None:
         self.metrics.sessions_open.set(len(self._open))
-        self.metrics.backend_streams.labels(self.engine.name).set(self.engine.streams)
-
-
-def wanted_language(engine: Engine, wanted: str) -> str:
-    """What the engine is asked for: the BCP 47 tag as it was given, or `DETECT` however that was said.
-
-    Raises:
-        BridgeError: `unsupported_language`, with what the engine takes.
-    """
-    can = engine.capabilities
-    if wanted.lower() in DETECTING:
-        if can.detects_language:
-            return DETECT
-        raise BridgeError("unsupported_language", f"the backend {engine.name} detects no language: name one")
-    if not speaks(can.languages, wanted):
-        raise BridgeError("unsupported_language", f"the backend {engine.name} knows {', '.join(taken(can))}")
-    return wanted
-
-
-def taken(can: Capabilities) -> tuple[str, ...]:
-    """The languages that a backend lists, as a session may name them; empty for any."""
-    return (*can.languages, DETECT) if can.languages and can.detects_language else can.languages
-
-
-def speaks(languages: Collection[str], wanted: str) -> bool:
-    """Whether a backend that lists these BCP 47 tags takes the wanted one; a bare `en` covers every English."""
-    if not languages:
-        return True
-    tag = wanted.lower()
-    known = {language.lower() for language in languages}
-    primary = tag.partition("-")[0]
-    return tag in known or primary in known or (tag == primary and any(k.startswith(f"{tag}-") for k in known))

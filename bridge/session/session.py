@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 from bridge.audio.decode import Lanes, StreamDecoder
@@ -22,7 +23,7 @@ from bridge.errors import BridgeError
 from bridge.protocols.events import Ack, Closed, Error, Ready, Start
 from bridge.protocols.events import Warning as WarningEvent
 from bridge.session.channel import Channel
-from bridge.session.engine import Engine
+from bridge.session.failover import Seat
 from bridge.session.hub import Hub, Outbox
 from bridge.session.limits import SessionLimits, SessionObserver
 from bridge.session.publisher import Publisher
@@ -37,7 +38,7 @@ WARNINGS: Final = 10
 
 
 class Session:
-    """One session on one engine. Feed it from one task, run it in another, read its outboxes from others.
+    """One session. Feed it from one task, run it in another, read its outboxes from others.
 
     `run` ends after `Closed` has been published, or when it is cancelled (the client is gone): then the backend's
     streams are closed and nothing more is published.
@@ -47,7 +48,7 @@ class Session:
         self,
         session_id: str,
         start: Start,
-        engine: Engine,
+        seats: Sequence[Seat],
         limits: SessionLimits,
         *,
         observer: SessionObserver,
@@ -60,10 +61,10 @@ class Session:
         self.id = session_id
         self.language = language
         self._start = start
-        self._engine = engine
+        self._seats = seats
         self._limits = limits
         self._observer = observer
-        self._rate = engine.sample_rate
+        self._rate = seats[0].engine.sample_rate
         self._out = publisher or Publisher(Hub(limits.outbox_events))
         self._loop = asyncio.get_running_loop()
         self._opened = self._active = self._acked = self._loop.time()
@@ -86,12 +87,13 @@ class Session:
                 session_id,
                 start,
                 language,
-                engine,
+                seats[number],
                 limits,
                 voice,
                 out=self._out,
                 observer=observer,
                 advanced=self._ack,
+                warn=self._warn,
             )
             for number in range(start.lanes)
         ]
@@ -110,6 +112,11 @@ class Session:
     def end_code(self) -> str | None:
         """Why the session ended, or is ending; None while it goes on."""
         return self._end_code
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that works for it now; of its first channel's, where they differ."""
+        return self._seats[0].engine.name
 
     @property
     def audio_seconds(self) -> float:
@@ -360,10 +367,10 @@ class Session:
     def _ready(self) -> Ready:
         return Ready(
             session_id=self.id,
-            backend=self._engine.name,
+            backend=self.backend,
             language=self.language,
             audio=self._start.audio,
-            partials=self._start.partials and self._engine.capabilities.partials,
+            partials=self._start.partials and self._seats[0].engine.capabilities.partials,
             max_session_seconds=self._limits.session_seconds,
             idle_seconds=self._limits.idle_seconds,
             max_message_bytes=self._limits.message_bytes,

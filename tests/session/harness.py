@@ -17,6 +17,7 @@ from bridge.audio.vad.detector import Heard
 from bridge.protocols.events import Ack, Closed, ServerEvent, Start
 from bridge.protocols.events import Final as FinalEvent
 from bridge.session.engine import Engine
+from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.session import Session
 from bridge.session.voice import VoicePolicy
@@ -37,16 +38,21 @@ class Observed:
     seconds: float = 0.0
     given_seconds: float = 0.0
 
-    def given(self, seconds: float) -> None:
+    moves: list[tuple[str, str]] = field(default_factory=list)
+
+    def given(self, backend: str, seconds: float) -> None:
         self.given_seconds += seconds
+
+    def moved(self, left: str, taken: str) -> None:
+        self.moves.append((left, taken))
 
     def audio(self, seconds: float) -> None:
         self.seconds += seconds
 
-    def partial(self, latency: float, *, first: bool) -> None:
+    def partial(self, backend: str, latency: float, *, first: bool) -> None:
         self.partials += 1
 
-    def final(self, latency: float) -> None:
+    def final(self, backend: str, latency: float) -> None:
         self.finals.append(latency)
 
     def backend_error(self, backend: str, code: str) -> None:
@@ -105,7 +111,7 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def session_on(
-    backend: AsyncBackend | BlockingBackend,
+    backend: AsyncBackend | BlockingBackend | EnginePool,
     start: Start | None = None,
     limits: SessionLimits | None = None,
     voice: VoicePolicy | None = None,
@@ -113,13 +119,15 @@ async def session_on(
     denoise: bool = False,
 ) -> AsyncIterator[Running]:
     """A running session; leaving the context waits for its end. Times out as a test should."""
-    engine = Engine(backend, threads=4)
-    await engine.load()
+    engines = backend if isinstance(backend, EnginePool) else EnginePool(Engine(backend, threads=4))
+    await engines.load()
     observed = Observed()
+    start = start or Start()
+    seats = contextlib.ExitStack()
     session = Session(
         "test",
-        start or Start(),
-        engine,
+        start,
+        seats.enter_context(engines.seats("en-US", start.lanes)),
         limits or SessionLimits(),
         observer=observed,
         language="en-US",
@@ -147,7 +155,8 @@ async def session_on(
                 reading.cancel()
                 raise
     finally:
-        await engine.close()
+        seats.close()
+        await engines.close()
 
 
 def words(count: int, first: int = 0) -> str:

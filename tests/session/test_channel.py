@@ -21,6 +21,7 @@ from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Error, Final, Partial, SpeechEnded, SpeechStarted, Start, Warning
 from bridge.session.engine import Engine
+from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
 from bridge.session.session import WARNINGS
@@ -163,7 +164,7 @@ async def test_the_newest_partial_of_every_channel_reaches_a_slow_receiver() -> 
 
 async def test_each_channel_counts_as_a_stream_of_the_engine() -> None:
     engine = Engine(ScriptedBackend(ScriptedOptions(max_streams=3)))
-    manager = SessionManager(engine, SessionLimits(), Metrics(), max_sessions=10, language="en-US")
+    manager = SessionManager(EnginePool(engine), SessionLimits(), Metrics(), max_sessions=10, language="en-US")
     await manager.load()
     async with manager.session(STEREO, "native"):
         assert engine.streams == 2

@@ -13,6 +13,7 @@ from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Final, Start
 from bridge.session.engine import Engine
+from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
 from tests.session.harness import FunctionEngine
@@ -28,7 +29,7 @@ async def polyglot(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> As
 
 def managed(backend: AsyncBackend, language: str = "en-US") -> SessionManager:
     """Sessions on this engine, not loaded yet."""
-    return SessionManager(Engine(backend), SessionLimits(), Metrics(), max_sessions=1, language=language)
+    return SessionManager(EnginePool(Engine(backend)), SessionLimits(), Metrics(), max_sessions=1, language=language)
 
 
 async def heard(language: str | None, default: str = "en-US", **capabilities: Any) -> Final:

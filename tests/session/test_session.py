@@ -25,6 +25,7 @@ from bridge.audio.formats import AudioFormat, Encoding
 from bridge.protocols.events import Ack, Error, Final, Partial, Ready, SpeechStarted, Start, Warning
 from bridge.session.channel import _backoff
 from bridge.session.engine import Engine
+from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.session import Session
 from tests.session.harness import FunctionEngine, Observed, lasting_numbers, markers, session_on, words
@@ -409,13 +410,15 @@ async def test_a_session_that_is_abandoned_before_it_runs() -> None:
         await asyncio.get_running_loop().create_future()
         yield Result("", True, 0, 0)
 
-    engine = Engine(FunctionEngine(deaf), threads=1)
-    session = Session("test", Start(), engine, SessionLimits(), observer=Observed(), language="en-US")
-    session.feed(bytes(3_200))
-    session.stop("shutting_down")
-    session.abandon()
-    async with asyncio.timeout(2):
-        await session.run()
+    engines = EnginePool(Engine(FunctionEngine(deaf)))
+    await engines.load()
+    with engines.seats("en-US") as seats:
+        session = Session("test", Start(), seats, SessionLimits(), observer=Observed(), language="en-US")
+        session.feed(bytes(3_200))
+        session.stop("shutting_down")
+        session.abandon()
+        async with asyncio.timeout(2):
+            await session.run()
     assert session.end_code == "shutting_down"
 
 
