@@ -34,7 +34,7 @@ AudioId = (
 )
 Phrase = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PHRASE_CHARS)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=60_000)]
-SessionId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_SESSION_ID_CHARS, pattern=r"^[A-Za-z0-9._~-]*$")]
+SessionId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_SESSION_ID_CHARS, pattern=r"^[A-Za-z0-9._~-]*\Z")]
 Seq = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Frames = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
