@@ -187,6 +187,20 @@ class Settings(BaseModel):
     breaker_seconds: Seconds = Field(60, description="Time after which one session tries such a backend again.")
     threads: int = Field(64, ge=1, le=4_096, description="Threads for backends that block: one per stream.")
 
+    # What it keeps
+    event_log: Annotated[str, Field(min_length=1)] = Field(
+        "sqlite:",
+        description="Where sessions' events are kept: `sqlite:` (a file in the user's state folder), `sqlite:PATH`, "
+        "`sqlite::memory:`, `redis://HOST` (for several servers; also `rediss://`, `unix://`), or `off`.",
+        json_schema_extra=_SECRET,  # it may hold a password
+    )
+    retention_seconds: float = Field(
+        3_600,
+        ge=60,
+        le=604_800,
+        description="Time after a session's end, or its last sign of life, until it is forgotten.",
+    )
+
     # What operators see
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
     log_format: Literal["json", "text"] = Field("json", description="Log lines for machines or for people.")

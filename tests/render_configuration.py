@@ -30,6 +30,7 @@ SECTIONS: Final[Mapping[str, str]] = {
     "asr_room_encoding": "Other servers' protocols",
     "max_sessions": "Limits on clients",
     "queue_seconds": "The session",
+    "event_log": "What it keeps",
     "log_level": "What operators see",
 }
 

@@ -121,6 +121,8 @@ KEPT_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "webrtc_noise_gain": ("bridge.audio.denoise",),
     "soxr": ("bridge.audio",),
     "rich": ("bridge.commands",),
+    "redis": ("bridge.session.eventlog",),
+    "sqlite3": ("bridge.session.eventlog",),
     "pocketsphinx": (
         "backends.pocketsphinx_backend",
         "backends.pocketsphinx_recognizer",
