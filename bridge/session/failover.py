@@ -77,10 +77,11 @@ class EnginePool:
 
     @property
     def current(self) -> Engine:
-        """Where a new session would go now, if its language and the room there allow it."""
-        ready = [member for member in self.members if member.engine.state == "ready"]
-        if not ready:
-            return self.preferred
+        """Where a new session would go now, if its language and the room there allow it; or whom it has to wait for."""
+        usable = [member for member in self.members if member.engine.state != "failed"] or self.members
+        if usable[0].engine.state != "ready":
+            return usable[0].engine
+        ready = [member for member in usable if member.engine.state == "ready"]
         return next((member for member in ready if member.breaker.admits), ready[0]).engine
 
     @property
@@ -91,10 +92,7 @@ class EnginePool:
     @property
     def state(self) -> State:
         """`ready` once one is, and no better one still loads."""
-        for engine in self.engines:
-            if engine.state != "failed":
-                return engine.state
-        return "failed"
+        return self.current.state
 
     @property
     def full(self) -> bool:
@@ -138,14 +136,25 @@ class EnginePool:
         try:
             await engine.load()
         except BackendError as exc:
-            if len(self.members) > 1:
-                log.error("backend %s is left out: %s", engine.name, exc)  # noqa: TRY400 - the sentence says it all
-            return exc
-        return None
+            error = exc
+        except Exception as exc:
+            if len(self.members) == 1:
+                raise
+            # The contract forbids it, but a plug-in's bug must not cost the others.
+            log.exception("backend %s breaks the contract", engine.name)
+            error = BackendError(f"{type(exc).__name__} left the backend")
+        else:
+            return None
+        if len(self.members) > 1:
+            log.error("backend %s is left out: %s", engine.name, error)
+        return error
 
     async def close(self) -> None:
         """Release all of them. To be called when no session is open."""
-        await asyncio.gather(*(engine.close() for engine in self.engines))
+        results = await asyncio.gather(*(engine.close() for engine in self.engines), return_exceptions=True)
+        for result in results:
+            if result is not None:
+                raise result
 
     # Their sessions
 
