@@ -1,4 +1,4 @@
-"""The client against a real WebSocket server that says what the test tells it to."""
+"""The sending client on a single connection, against a real WebSocket server that says what the test tells it to."""
 
 from __future__ import annotations
 
@@ -101,6 +101,7 @@ async def test_a_session() -> None:
         "sample_rate": 8000,
         "language": "de-DE",
         "phrases": ["a b", "c"],
+        "resume": True,
     }
     assert seen["headers"]["Authorization"] == "Bearer sesame"
     assert "Sec-WebSocket-Extensions" not in seen["headers"]
