@@ -14,7 +14,7 @@ import numpy as np
 from backends.base import AsyncBackend, BackendError, BlockingBackend, Capabilities, RecognitionConfig, Result, Word
 from backends.scripted import Script, ScriptedBackend, ScriptedFault, ScriptedOptions
 from bridge.audio.vad.detector import Heard
-from bridge.protocols.events import Ack, Closed, ServerEvent, Start
+from bridge.protocols.events import Ack, Closed, Joined, Ready, ServerEvent, Start
 from bridge.protocols.events import Final as FinalEvent
 from bridge.session.engine import Engine
 from bridge.session.failover import EnginePool
@@ -166,7 +166,8 @@ def words(count: int, first: int = 0) -> str:
 
 def lasting_numbers(events: list[ServerEvent]) -> list[int]:
     """The sequence numbers that events carry, in order."""
-    return [seq for e in events if (seq := getattr(e, "seq", None)) is not None]
+    passing = (Ready, Joined)  # they name the last number of others
+    return [seq for e in events if (seq := getattr(e, "seq", None)) is not None and not isinstance(e, passing)]
 
 
 def markers(*faults: ScriptedFault, kind: Any = ScriptedBackend) -> Any:
