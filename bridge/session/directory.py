@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
 from bridge.protocols.events import Final, Presence
+
+_NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+
+
+def can_be_session(name: str) -> bool:
+    """Whether a session can be called so. Nothing else gets as far as a log's queries and keys."""
+    return _NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
