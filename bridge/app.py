@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import resource
+import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -17,21 +18,26 @@ from starlette.exceptions import HTTPException
 import bridge
 from backends import registry
 from backends.base import BackendError
-from bridge.api import admin, health
+from bridge.api import admin, health, sessions
 from bridge.api import metrics as metrics_api
 from bridge.audio.denoise import DenoiseError, make_denoiser
 from bridge.audio.vad.detector import VoiceDetectionError, make_voice_detection
 from bridge.audio.vad.segmenter import Endpointing
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
+from bridge.protocols.asr_room import AsrRoomCodec
 from bridge.protocols.native import NativeCodec
 from bridge.security.auth import Gatekeeper, is_loopback
 from bridge.security.certificates import unusable
+from bridge.security.tokens import KeyFileError, TokenVerifier
+from bridge.session.archive import Archive
 from bridge.session.breaker import BreakerRules
 from bridge.session.engine import Engine
+from bridge.session.eventlog.urls import MissingPackageError, open_log
 from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
+from bridge.session.reception import Reception
 from bridge.session.voice import VoicePolicy
 from bridge.settings import (
     Settings,
@@ -43,7 +49,7 @@ from bridge.settings import (
     unknown_variables,
 )
 from bridge.transports.server import Server, listen, make_server
-from bridge.transports.websocket import ConnectionLimits, Message, Receive, Send, StreamEndpoint, refuse
+from bridge.transports.websocket import Codec, ConnectionLimits, Message, Receive, Send, StreamEndpoint, refuse
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +175,7 @@ class Bridge:
 
     settings: Settings
     manager: SessionManager
+    reception: Reception
     metrics: Metrics
     server: Server
 
@@ -179,7 +186,9 @@ class Bridge:
 
         Raises:
             BackendError: the backend or the voice detector cannot be loaded.
+            LogUnavailableError: the event log cannot be opened.
         """
+        await self.reception.open()
         serving = asyncio.create_task(self.server.serve([listener]), name="server")
         loading = asyncio.create_task(self.manager.load(), name="load")
         try:
@@ -193,7 +202,51 @@ class Bridge:
             loading.cancel()
             self.server.should_exit = True
             await asyncio.gather(serving, loading, return_exceptions=True)
+            await self.reception.close()
             await self.manager.close()
+
+
+def make_reception(settings: Settings, manager: SessionManager) -> Reception:
+    """Where connections come in, with the event log that the settings name; not opened yet.
+
+    Raises:
+        SettingsError: the log's package is missing.
+    """
+    node = secrets.token_hex(8)
+    try:
+        event_log = open_log(settings.event_log, node, settings.retention_seconds)
+    except (ValueError, MissingPackageError) as exc:
+        raise SettingsError(f"STT_EVENT_LOG: {exc}") from None
+    return Reception(
+        manager,
+        event_log,
+        node=node,
+        resume_seconds=settings.resume_seconds,
+        wait_seconds=settings.wait_seconds,
+    )
+
+
+def make_gatekeeper(settings: Settings) -> Gatekeeper:
+    """Who may connect, as the settings say.
+
+    Raises:
+        SettingsError: a key for tokens that cannot be used.
+    """
+    tokens = None
+    try:
+        if settings.jwt_secret is not None:
+            tokens = TokenVerifier.from_secret(settings.jwt_secret, settings.jwt_audience)
+        elif settings.jwt_key_file is not None:
+            tokens = TokenVerifier.from_pem(settings.jwt_key_file.read_bytes(), settings.jwt_audience)
+    except (OSError, KeyFileError) as exc:
+        raise SettingsError(f"STT_JWT_KEY_FILE: {exc}") from None
+    return Gatekeeper(
+        settings.api_keys,
+        settings.allowed_origins,
+        settings.admin_keys,
+        scoped_keys=settings.scoped_keys,
+        tokens=tokens,
+    )
 
 
 def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge:
@@ -211,25 +264,39 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     metrics = Metrics()
     manager = make_manager(settings, environ, metrics)
     metrics.show(manager.engines.collectors)
-    gatekeeper = Gatekeeper(settings.api_keys, settings.allowed_origins, settings.admin_keys)
-    stream = StreamEndpoint(
-        NativeCodec,
-        manager,
-        gatekeeper,
-        metrics,
-        ConnectionLimits(
-            settings.max_connections, settings.start_seconds, settings.send_seconds, settings.max_bad_messages
-        ),
+    gatekeeper = make_gatekeeper(settings)
+    reception = make_reception(settings, manager)
+    journal = reception.journal
+    metrics.follow_sessions(
+        held=lambda: reception.held,
+        receivers=lambda: reception.rooms.receivers,
+        log_up=lambda: journal is None or not journal.down,
+        backlog=lambda: journal.backlog if journal is not None else 0,
     )
+    limits = ConnectionLimits(
+        settings.max_connections, settings.start_seconds, settings.send_seconds, settings.max_bad_messages
+    )
+
+    def native(_: str, query: Mapping[str, str]) -> Codec:
+        return NativeCodec(query)
+
+    def asr_room(path: str, query: Mapping[str, str]) -> Codec:
+        return AsrRoomCodec(path.rpartition("/")[2], query, settings.asr_room_encoding)
+
+    sockets = {
+        path: StreamEndpoint(make_codec, reception, gatekeeper, metrics, limits)
+        for path, make_codec in (("/v1/stream", native), ("/ws/asr/", asr_room))
+    }
     app = FastAPI(title="STT Bridge", version=bridge.__version__, docs_url="/docs", redoc_url=None)
     app.include_router(health.router(manager))
     app.include_router(metrics_api.router(metrics, manager, gatekeeper))
     app.include_router(admin.router(manager.models, gatekeeper))
+    app.include_router(sessions.router(Archive(reception), gatekeeper))
     app.add_exception_handler(BridgeError, _answer)
     app.add_exception_handler(HTTPException, _answer_http)
     server = make_server(
-        Gateway(app, {"/v1/stream": stream}),
-        drain=lambda: manager.drain(settings.shutdown_seconds),
+        Gateway(app, sockets),
+        drain=lambda: reception.drain(settings.shutdown_seconds),
         max_connections=settings.max_connections,
         max_message_bytes=settings.max_message_bytes,
         ping_seconds=settings.ping_seconds,
@@ -238,7 +305,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
     )
-    return Bridge(settings, manager, metrics, server)
+    return Bridge(settings, manager, reception, metrics, server)
 
 
 def misspellings(settings: Settings, env: Mapping[str, str]) -> list[str]:
@@ -264,7 +331,8 @@ def misspellings(settings: Settings, env: Mapping[str, str]) -> list[str]:
 class Gateway:
     """The application as the server sees it: sockets go straight to their endpoints, the rest to FastAPI.
 
-    FastAPI's dozen layers of middleware would be awaited through at every frame.
+    FastAPI's dozen layers of middleware would be awaited through at every frame. A socket's path that ends in `/`
+    stands for every name behind it.
     """
 
     def __init__(self, http: FastAPI, sockets: Mapping[str, StreamEndpoint]) -> None:
@@ -276,7 +344,8 @@ class Gateway:
         if scope["type"] != "websocket":
             await self._http(scope, receive, send)
             return
-        endpoint = self._sockets.get(scope["path"])
+        path: str = scope["path"]
+        endpoint = self._sockets.get(path) or self._sockets.get(path.rpartition("/")[0] + "/")
         if endpoint is None:
             await refuse(send, BridgeError("not_found"))
         else:
@@ -289,7 +358,7 @@ def check_exposure(settings: Settings) -> None:
     Raises:
         SettingsError: reachable from other machines, without a key, and not told `--insecure`.
     """
-    if not is_loopback(settings.host) and not settings.api_keys and not settings.insecure:
+    if not is_loopback(settings.host) and not settings.guarded and not settings.insecure:
         raise SettingsError(
             f"STT_HOST: {settings.host!r} can be reached from other machines and STT_API_KEYS is empty: "
             "set a key, or pass --insecure if everybody may connect"

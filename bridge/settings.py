@@ -175,6 +175,13 @@ class Settings(BaseModel):
         60, description="A session fails when the backend streams it opens have made no progress for so long."
     )
     stop_seconds: Seconds = Field(120, description="Time to finalize what is left after `stop`.")
+    resume_seconds: float = Field(
+        60,
+        ge=0,
+        le=86_400,
+        description="Time for a sender whose connection broke to come back; 0: its session ends at once.",
+    )
+    wait_seconds: Seconds = Field(600, description="Time that receivers wait for a session's sender.")
     shutdown_seconds: Seconds = Field(4, description="Time for sessions to finish when the server stops.")
     breaker_share: float = Field(
         0.05, gt=0, le=1, description="Share of a backend's streams whose failure keeps new sessions from it."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from tests import wire
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=5_000)
 hypothesis.settings.load_profile("same")
+
+# Servers in the tests' own process keep their event log here, not in the user's folder.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="stt-bridge-tests-")
 
 Spawn = Callable[..., wire.Process]
 

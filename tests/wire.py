@@ -385,7 +385,9 @@ def spawned(
         process = subprocess.Popen(
             [sys.executable, "-m", module, "serve", *port, *args],
             cwd=tmp_path,  # where no .env lies
-            env=inherited | {"PYTHONPATH": paths, "STT_BACKEND": "scripted"} | dict(env),
+            env=inherited
+            | {"PYTHONPATH": paths, "STT_BACKEND": "scripted", "XDG_STATE_HOME": str(tmp_path)}
+            | dict(env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=file,

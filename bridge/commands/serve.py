@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
 async def _serve(make_bridge: Callable[[Any], Any], settings: Any) -> int:
     from backends.base import BackendError
     from bridge.app import address, raise_file_limit
+    from bridge.session.eventlog.base import LogUnavailableError
     from bridge.transports.server import listen
 
     raise_file_limit(settings.max_connections + 1_024)
@@ -80,6 +81,9 @@ async def _serve(make_bridge: Callable[[Any], Any], settings: Any) -> int:
         await bridge.serve(listener, loaded)
     except BackendError as exc:
         sys.stderr.write(f"stt-bridge: backend {settings.backend} cannot be loaded: {exc}\n")
+        return 1
+    except LogUnavailableError as exc:
+        sys.stderr.write(f"stt-bridge: STT_EVENT_LOG cannot be opened: {exc}\n")
         return 1
     finally:
         announcing.cancel()

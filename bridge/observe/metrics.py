@@ -94,6 +94,22 @@ class Metrics:
             ["from", "to"],
             registry=self.registry,
         )
+        self.sessions_held = Gauge(
+            "stt_sessions_held", "Open sessions that wait for their sender to come back.", registry=self.registry
+        )
+        self.resumes = Counter(
+            "stt_resumes",
+            "Senders that came back: to a session that was held here, or to one that the event log had.",
+            ["session"],
+            registry=self.registry,
+        )
+        self.receivers = Gauge("stt_receivers", "Connections that only receive.", registry=self.registry)
+        self.event_log_up = Gauge(
+            "stt_event_log_up", "1 while the event log can be written, or there is none.", registry=self.registry
+        )
+        self.event_log_backlog = Gauge(
+            "stt_event_log_backlog", "Sessions that have events to be written.", registry=self.registry
+        )
         self.ready = Gauge("stt_ready", "1 while new sessions are taken.", registry=self.registry)
         self._engine = EngineCollector(self.registry.collect())
         self.registry.register(self._engine)
@@ -105,6 +121,19 @@ class Metrics:
     def session(self, protocol: str) -> SessionMetrics:
         """What one session reports to."""
         return SessionMetrics(self, protocol)
+
+    def follow_sessions(
+        self,
+        held: Callable[[], float],
+        receivers: Callable[[], float],
+        log_up: Callable[[], float],
+        backlog: Callable[[], float],
+    ) -> None:
+        """Ask these at each scrape."""
+        self.sessions_held.set_function(held)
+        self.receivers.set_function(receivers)
+        self.event_log_up.set_function(log_up)
+        self.event_log_backlog.set_function(backlog)
 
     def follow_backend(self, backend: str, streams: Callable[[], float], breaker: Callable[[], float]) -> None:
         """Ask these at each scrape."""

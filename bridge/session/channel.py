@@ -24,6 +24,7 @@ from bridge.session.engine import Engine
 from bridge.session.failover import NO_FAILURE, Seat
 from bridge.session.gate import Gate
 from bridge.session.limits import SessionLimits, SessionObserver
+from bridge.session.origin import Origin
 from bridge.session.publisher import Publisher
 from bridge.session.replay import ReplayBuffer
 from bridge.session.stream import BackendStream, Experience, Placed
@@ -42,6 +43,7 @@ class Channel:
     """Feed it from one task, run it in another. `number` is None where a session has one recognition.
 
     `advanced` is called when more of the audio is final, `warn` with what the client should be told of the backend.
+    `origin`: where the session begins, if not at its first sample.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Channel:
         observer: SessionObserver,
         advanced: Callable[[], None],
         warn: Callable[[str, str], None],
+        origin: Origin = Origin(),
     ) -> None:
         self._number = number
         self._session_id = session_id
@@ -76,11 +79,16 @@ class Channel:
         detection = voice.wanted(start)
         moved = voice.gate_seconds is not None or self._silence_seconds is not None
         gate = Gate() if moved and detection is not None else None
+        # Everything before `begin` is final; of the audio that comes, so much lies before it.
+        lane = number or 0
+        begin = round(origin.final[lane] * self._rate) if origin.final else 0
+        self._skip = max(0, begin - round(origin.frames * self._rate / start.audio.sample_rate))
         self._buffer = ReplayBuffer(
             queue_limit=round(limits.queue_seconds * self._rate),
             replay_limit=round(limits.replay_seconds * self._rate),
             gate=gate,
             answered=advanced,
+            begin=begin,
         )
         self._voice: Voice | None = None
         if detection is not None:
@@ -92,9 +100,11 @@ class Channel:
                 gate,
                 gate_seconds=voice.gate_seconds,
                 endpoints=self._silence_seconds is not None,
+                begin=begin,
             )
-        self._speaking = False
-        self._speech_from = 0
+        speaking = origin.speaking[lane] if origin.speaking else None
+        self._speaking = speaking is not None
+        self._speech_from = round((speaking or 0.0) * self._rate)
         self._partials = 0  # of the utterance that is going on
         self._attempts = 0  # backend streams opened
         self._stream: BackendStream | None = None
@@ -126,6 +136,10 @@ class Channel:
 
     def append(self, pcm: bytes, now: float) -> None:
         """Take in PCM16 that arrived at `now`."""
+        if self._skip:
+            skipped = min(self._skip, len(pcm) // 2)
+            self._skip -= skipped
+            pcm = pcm[2 * skipped :]
         self._buffer.append(pcm, now)
         if self._voice is not None:
             self._voice.push(pcm)

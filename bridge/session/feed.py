@@ -31,7 +31,7 @@ class Feed:
     ) -> None:
         self.outbox = Outbox(limit, partials=partials, acks=acks)
         """For what concerns this connection alone, too."""
-        self._session_id = session_id
+        self.session_id = session_id
         self._first = first
         self._hub = hub
         self._log = log
@@ -44,6 +44,8 @@ class Feed:
             BridgeError: `seq_behind` if events that are wanted are kept nowhere; `log_unavailable`.
         """
         yield [self._first]
+        if self._next is None and self._hub is not None and self._hub.closed:
+            self._next = self._hub.seq  # how it ended is all that is left
         while self._next is not None:
             remembered = self._hub.since(self._next) if self._hub is not None else None
             if remembered is not None:
@@ -55,7 +57,7 @@ class Feed:
                 return
         else:
             remembered = []
-        if self._hub is None:
+        if self._hub is None or (self._hub.closed and not remembered):
             return
         # Nothing is awaited between the two: no event is missed, and none comes twice.
         self._hub.attach(self.outbox)
@@ -75,7 +77,7 @@ class Feed:
         if self._log is None:
             raise BridgeError("seq_behind")
         try:
-            page = await self._log.events(self._session_id, from_seq)
+            page = await self._log.events(self.session_id, from_seq)
         except LogUnavailableError as exc:
             raise BridgeError("log_unavailable") from exc
         if not page or page[0].seq != from_seq:

@@ -91,6 +91,8 @@ class Hub:
 
     def __init__(self, outbox_limit: int, *, seq: int = 0, history: int = HISTORY) -> None:
         self.seq = seq
+        self.closed = False
+        """Whether the session has ended: nothing comes any more."""
         self._limit = outbox_limit
         self._outboxes: list[Outbox] = []
         self._history: deque[LastingEvent] = deque(maxlen=history)
@@ -128,6 +130,7 @@ class Hub:
         for outbox in self._outboxes:
             outbox.put(event)
         if isinstance(event, Closed):
+            self.closed = event.seq is not None
             self._outboxes.clear()
         return True
 

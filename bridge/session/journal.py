@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from bridge.protocols.events import Ack, Partial
@@ -23,6 +23,12 @@ WRITE_SECONDS: Final = 1.0
 BACKOFF_BASE: Final = 0.1
 BACKOFF_CAP: Final = 2.0
 """Seconds between tries while the log is away."""
+BEAT_SECONDS: Final = 5.0
+"""How often this server says that it lives."""
+SWEEP_SECONDS: Final = 60.0
+"""How often what is no longer kept is looked for; sooner where the retention is short."""
+HOUSEKEEPING_SECONDS: Final = 30.0
+"""That either may take."""
 BATCH: Final = 64
 """Sessions in one write."""
 
@@ -52,7 +58,12 @@ class Journal:
 
     def start(self) -> None:
         """Begin to write."""
-        self._tasks.append(asyncio.create_task(self._run(), name="journal"))
+        sweep_seconds = min(SWEEP_SECONDS, self.log.retention_seconds / 4)
+        self._tasks += [
+            asyncio.create_task(self._run(), name="journal"),
+            asyncio.create_task(self._regularly(BEAT_SECONDS, self.log.beat), name="beat"),
+            asyncio.create_task(self._regularly(sweep_seconds, self.log.sweep), name="sweep"),
+        ]
         if self.log.shared:
             self._tasks.append(asyncio.create_task(self._announce(), name="announcements"))
 
@@ -174,6 +185,16 @@ class Journal:
         except (LogUnavailableError, TimeoutError) as exc:
             self._failed(exc, 0)
         # It is noted again with what it has; if the log was away, the next write finds that out.
+
+    async def _regularly(self, seconds: float, what: Callable[[], Awaitable[object]]) -> None:
+        """Do it at once and every so many seconds, as far as the log can be reached."""
+        while True:
+            try:
+                async with asyncio.timeout(HOUSEKEEPING_SECONDS):
+                    await what()
+            except (LogUnavailableError, TimeoutError) as exc:
+                log.debug("housekeeping of the event log failed: %s", exc)
+            await asyncio.sleep(seconds)
 
     async def _announce(self) -> None:
         while True:

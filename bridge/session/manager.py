@@ -20,6 +20,8 @@ from bridge.session import languages
 from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.models import ModelSwitch
+from bridge.session.origin import Origin
+from bridge.session.publisher import Publisher
 from bridge.session.session import Session
 from bridge.session.voice import VoicePolicy
 
@@ -99,8 +101,18 @@ class SessionManager:
         return None
 
     @contextlib.asynccontextmanager
-    async def session(self, start: Start, protocol: str) -> AsyncIterator[Session]:
-        """A new session, open for as long as the context lasts. The caller runs it.
+    async def session(
+        self,
+        start: Start,
+        protocol: str,
+        *,
+        session_id: str | None = None,
+        publisher: Publisher | None = None,
+        origin: Origin = Origin(),
+    ) -> AsyncIterator[Session]:
+        """A session, open for as long as the context lasts. The caller runs it.
+
+        It has a name of its own, its own receivers and begins at its first sample, unless these say otherwise.
 
         Raises:
             BridgeError: `at_capacity`, `not_ready`, `shutting_down` or `unsupported_language`.
@@ -113,8 +125,7 @@ class SessionManager:
         try:
             with self.engines.seats(language, start.lanes) as seats:
                 session = Session(
-                    # 128 random bits: an identifier that nobody can guess
-                    secrets.token_urlsafe(16),
+                    session_id or new_session_id(),
                     start,
                     seats,
                     self.limits,
@@ -123,6 +134,8 @@ class SessionManager:
                     voice=self.voice,
                     denoise=self._denoise,
                     format_budget=self._format_budget,
+                    publisher=publisher,
+                    origin=origin,
                 )
                 self._opened(session)
                 try:
@@ -163,7 +176,7 @@ class SessionManager:
         self._draining = True
         self.models.stop()  # what loads takes time from what has to end
         for session in tuple(self._open):
-            session.stop("shutting_down")
+            session.shut_down()
         try:
             async with asyncio.timeout(seconds):
                 await self._drained.wait()
@@ -180,3 +193,8 @@ class SessionManager:
 
     def _count(self) -> None:
         self.metrics.sessions_open.set(len(self._open))
+
+
+def new_session_id() -> str:
+    """128 random bits: a name that nobody can guess."""
+    return secrets.token_urlsafe(16)

@@ -50,8 +50,7 @@ class Writer(Protocol):
 class Publisher:
     """One session's. Without a writer, or once the log has given it up, events go to the hub at once.
 
-    `position` is asked when an entry is made. `lost` is called once if the log refuses the session, with the outcome:
-    nothing more is published of one that was superseded.
+    Nothing more is published of a session that was superseded.
     """
 
     def __init__(
@@ -63,8 +62,6 @@ class Publisher:
         seq: int = 0,
         finalized: int = 0,
         writer: Writer | None = None,
-        position: Callable[[], Position] | None = None,
-        lost: Callable[[Outcome], None] = lambda _: None,
     ) -> None:
         self.hub = hub
         self.session_id = session_id
@@ -72,9 +69,11 @@ class Publisher:
         self.backend = ""
         self.seq = seq
         """The number of the last lasting event."""
+        self.position: Callable[[], Position] | None = None
+        """How far the session is; the session puts it here. Asked when an entry is made."""
+        self.lost: Callable[[Outcome], None] = lambda _: None
+        """Called once, if the log refuses the session; whoever is responsible for it puts it here."""
         self._writer = writer
-        self._position = position
-        self._lost = lost
         self._superseded = False
         self._unlogged: deque[LastingEvent] = deque()
         self._waiting: deque[ServerEvent] = deque()  # not delivered yet
@@ -83,6 +82,16 @@ class Publisher:
         self._wanted_final = finalized  # how far the furthest ack goes
         self._away = False  # the log is; nothing waits for it
         self._held_ack: Ack | None = None  # the last one, if it was delivered with less than it says
+
+    @property
+    def backlogged(self) -> bool:
+        """Whether receivers know of events that the log has not."""
+        return self._away and bool(self._unlogged)
+
+    @property
+    def owned(self) -> bool:
+        """Whether the session is still this server's."""
+        return not self._superseded
 
     def next_seq(self) -> int:
         """The number of the next lasting event; to be published at once."""
@@ -148,9 +157,9 @@ class Publisher:
 
     def take(self) -> tuple[Entry, Position] | None:
         """What is to be written now; None if nothing is. It stays until `written`."""
-        if not self.pending or self._position is None:
+        if not self.pending or self.position is None:
             return None
-        position = self._position()
+        position = self.position()
         return Entry(self.session_id, self.epoch, tuple(self._unlogged), position.progress, self.backend), position
 
     def written(self, entry: Entry, position: Position) -> None:
@@ -175,7 +184,7 @@ class Publisher:
             self._writer = None
         else:
             self.give_up()
-        self._lost(outcome)
+        self.lost(outcome)
 
     def unavailable(self) -> None:
         """The log is away: nothing waits for it any more."""

@@ -105,6 +105,12 @@ class Rooms:
             self._tell_presence(room)
             self._settle(room)
 
+    def shut(self) -> None:
+        """The server stops: whoever waits for a session that does not run here has to wait elsewhere."""
+        for room in self._rooms.values():
+            if not room.local:
+                room.hub.deliver(Closed(None, "shutting_down", 0, 0, 0.0))
+
     async def close(self) -> None:
         """End every task. To be called when no connection is open."""
         for room in self._rooms.values():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from bridge.audio.decode import Lanes, StreamDecoder
@@ -23,10 +23,12 @@ from bridge.errors import BridgeError
 from bridge.protocols.events import Ack, Closed, Error, Ready, Start
 from bridge.protocols.events import Warning as WarningEvent
 from bridge.session.channel import Channel
+from bridge.session.eventlog.base import Progress
 from bridge.session.failover import Seat
 from bridge.session.hub import Hub, Outbox
 from bridge.session.limits import SessionLimits, SessionObserver
-from bridge.session.publisher import Publisher
+from bridge.session.origin import Origin
+from bridge.session.publisher import Position, Publisher
 from bridge.session.voice import VoicePolicy
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class Session:
         denoise: bool = False,
         format_budget: Budget | None = None,
         publisher: Publisher | None = None,
+        origin: Origin = Origin(),
     ) -> None:
         self.id = session_id
         self.language = language
@@ -67,13 +70,24 @@ class Session:
         self._rate = seats[0].engine.sample_rate
         self._out = publisher or Publisher(Hub(limits.outbox_events))
         self._loop = asyncio.get_running_loop()
-        self._opened = self._active = self._acked = self._loop.time()
+        self._active = self._acked = self._loop.time()
+        self._opened = self._active - origin.age
         self._end_code: str | None = None
         self._abandoned = False
+        self.suspended = False
+        """Whether it ends here only; see `suspend`."""
+        self.suspendable: Callable[[], bool] = lambda: False
+        """Whether it can go on elsewhere; whoever knows puts it here."""
+        self._held = False
+        self._origin = origin
+        self._bytes = origin.received_bytes  # of the client's, up to here
+        self._header_bytes = origin.header_bytes
+        self._again = 0  # bytes that a client which comes back sends once more
         self._stopped = asyncio.Event()
         self._audio_closed = False
         self._warned: Counter[str] = Counter()
-        self._first = start.audio.encoding.width is not None  # raw samples: they may begin with a WAV header
+        # Raw samples may begin with a WAV header.
+        self._first = start.audio.encoding.width is not None and not origin.received_bytes
         self._decoder = StreamDecoder(start.audio, self._rate, lanes=start.lanes, notice=self._warn)
         # What `start` asks for and this server has not: told once somebody listens.
         self._unavailable: list[tuple[str, str]] = []
@@ -94,19 +108,45 @@ class Session:
                 observer=observer,
                 advanced=self._ack,
                 warn=self._warn,
+                origin=origin,
             )
             for number in range(start.lanes)
         ]
         self._run_scope: asyncio.Timeout | None = None
         self._watch_handle: asyncio.TimerHandle
+        self._out.position = self.position
 
     # What the client's side calls
 
     def subscribe(self) -> Outbox:
         """A new receiver of this session's events: `Ready`, then everything from now on."""
         outbox = self._out.hub.subscribe()
-        outbox.put(self._ready())
+        outbox.put(self.ready())
         return outbox
+
+    @property
+    def finalized(self) -> int:
+        """Frames at the client's rate that finals cover, rounded down."""
+        received = self._origin.frames + self._decoder.frames
+        if self._audio_closed and all(channel.final >= channel.end for channel in self._channels):
+            return max(received, self._origin.finalized)
+        final = min(channel.final for channel in self._channels) * self._start.audio.sample_rate // self._rate
+        return max(self._origin.finalized, min(received, final))
+
+    @property
+    def received(self) -> int:
+        """Frames at the client's rate that were received; never less than are final."""
+        return max(self._origin.frames + self._decoder.frames, self._origin.finalized)
+
+    def position(self) -> Position:
+        """How far it is, for the event log."""
+        progress = Progress(
+            tuple(channel.final / self._rate for channel in self._channels),
+            self.received,
+            self._header_bytes,
+            self._decoder.raw,
+        )
+        return Position(progress, self.finalized)
 
     @property
     def end_code(self) -> str | None:
@@ -138,6 +178,9 @@ class Session:
         if self._end_code is not None:
             return True  # what comes after the end is not part of the session
         now = self._active = self._loop.time()
+        if self._again:
+            self._again, data = max(0, self._again - len(data)), data[self._again :]
+        self._bytes += len(data)
         if self._first and data:
             self._first = False
             data = self._without_header(data)
@@ -160,6 +203,37 @@ class Session:
 
     def touch(self) -> None:
         """The client gave a sign of life other than audio."""
+        self._active = self._loop.time()
+
+    def expect(self, offset: int | None) -> None:
+        """The client comes back; its audio goes on with this frame (None: with what is wanted).
+
+        Raises:
+            BridgeError: `offset_ahead`, `offset_behind`, or `bad_start` where frames cannot be counted.
+        """
+        again = 0
+        if offset is not None:
+            if not self._decoder.raw:
+                raise BridgeError("bad_start", "`offset` counts raw samples; coded audio goes on with `received_bytes`")
+            if offset < self.finalized:
+                raise BridgeError("offset_behind", f"the audio is final up to frame {self.finalized}")
+            again = self._bytes - self._header_bytes - offset * self._start.audio.frame_bytes
+            if again < 0:
+                raise BridgeError("offset_ahead", f"the audio was received up to frame {self._whole_frames}")
+        self._again = again
+
+    @property
+    def _whole_frames(self) -> int:
+        """Frames of raw samples that have come, decoded or not."""
+        return (self._bytes - self._header_bytes) // self._start.audio.frame_bytes
+
+    def hold(self) -> None:
+        """The client is gone and may come back: waiting for it is not idling."""
+        self._held = True
+
+    def unhold(self) -> None:
+        """It is back."""
+        self._held = False
         self._active = self._loop.time()
 
     def flush(self) -> None:
@@ -186,11 +260,28 @@ class Session:
             self._fail(error)
             self.stop(error.code)
 
+    def shut_down(self) -> None:
+        """The server stops: finalize what there is, unless the client goes on with it elsewhere."""
+        if self.suspendable():
+            self.suspend("shutting_down")
+        else:
+            self.stop("shutting_down")
+
     def abandon(self) -> None:
         """Close a stopping session with what is final now; the rest of its audio stays without a final."""
         self._abandoned = True
         if self._run_scope is not None:
             self._run_scope.reschedule(self._loop.time())
+
+    def suspend(self, code: str) -> None:
+        """End here and now, without a word of it to the log: the session goes on elsewhere, from what is final."""
+        self.suspended = True
+        self.cut(code)
+
+    def cut(self, code: str) -> None:
+        """End with this code at once, whatever is not final yet."""
+        self._end_code = code
+        self.abandon()
 
     def _limit_stop(self) -> None:
         """What is left must be finalized within a limit; before `run`, there is nothing to limit."""
@@ -285,12 +376,18 @@ class Session:
                 denoiser.close()
             for channel in self._channels:
                 channel.abort()
+        self._publish_end()
+
+    def _publish_end(self) -> None:
+        """Say that the session has ended, or that it does not go on here."""
+        if self.suspended and self._end_code != "shutting_down":
+            return  # receivers need not know: they hear more when it goes on
         self._out.publish(
             Closed(
-                self._out.next_seq(),
+                None if self.suspended else self._out.next_seq(),
                 self._end_code or "stopped",
-                self._decoder.frames,
-                self._finalized_frames(),
+                self.received,
+                self.finalized,
                 round(self.audio_seconds, 3),
             )
         )
@@ -314,18 +411,12 @@ class Session:
 
     def _ack(self) -> None:
         self._acked = self._loop.time()
-        self._out.publish(Ack(self._decoder.frames, self._finalized_frames()))
-
-    def _finalized_frames(self) -> int:
-        """Frames at the client's rate that finals cover, rounded down."""
-        if self._audio_closed and all(channel.final >= channel.end for channel in self._channels):
-            return self._decoder.frames
-        final = min(channel.final for channel in self._channels)
-        return min(self._decoder.frames, final * self._start.audio.sample_rate // self._rate)
+        self._out.publish(Ack(self.received, self.finalized))
 
     def _without_header(self, data: bytes) -> bytes:
         stripped = strip_wav_header(data, self._start.audio)
         if stripped is not data:
+            self._header_bytes = len(data) - len(stripped)
             self._warn("wav_header", "the audio begins with a WAV header; it was skipped: send the samples alone")
         return stripped
 
@@ -357,14 +448,16 @@ class Session:
         if not self.stopping:
             if now - self._opened >= self._limits.session_seconds:
                 self.stop("session_too_long")
-            elif now - self._active >= self._limits.idle_seconds and self._has_room:
+            elif now - self._active >= self._limits.idle_seconds and self._has_room and not self._held:
                 self.stop("idle_timeout")
-        if not self.stopping and not self._has_room:
+        if not self.stopping and (self._held or not self._has_room):
             self._active = now  # the client is being slowed, not idle
 
     # Small things
 
-    def _ready(self) -> Ready:
+    def ready(self, token: str | None = None, seconds: float = 0, *, resumed: bool = False) -> Ready:
+        """What its sender is told; with the token to come back with, and for how long that helps."""
+        raw = self._decoder.raw
         return Ready(
             session_id=self.id,
             backend=self.backend,
@@ -374,6 +467,13 @@ class Session:
             max_session_seconds=self._limits.session_seconds,
             idle_seconds=self._limits.idle_seconds,
             max_message_bytes=self._limits.message_bytes,
+            resume_token=token,
+            resume_seconds=seconds,
+            resumed=resumed,
+            seq=self._out.hub.seq,
+            received=self._whole_frames if raw else self._origin.frames + self._decoder.frames,
+            received_bytes=self._bytes,
+            finalized=self.finalized,
         )
 
     def _break(self, error: BridgeError) -> None:

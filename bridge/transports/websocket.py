@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl
@@ -20,10 +20,25 @@ import msgspec
 
 from bridge.errors import ERRORS, BridgeError
 from bridge.observe.metrics import Metrics
-from bridge.protocols.events import Audio, ClientEvent, Closed, Error, Flush, ServerEvent, Start, Stop
+from bridge.protocols.events import (
+    Audio,
+    ClientEvent,
+    Closed,
+    Error,
+    Flush,
+    Join,
+    Opening,
+    Resume,
+    ServerEvent,
+    Start,
+    Stop,
+)
 from bridge.security.auth import Gatekeeper
+from bridge.security.rights import Rights
+from bridge.session.feed import Feed
 from bridge.session.hub import Outbox
-from bridge.session.manager import SessionManager
+from bridge.session.live import Sender
+from bridge.session.reception import Reception
 from bridge.session.session import Session
 
 log = logging.getLogger(__name__)
@@ -43,7 +58,7 @@ class Codec(Protocol):
     def name(self) -> str:
         """The protocol's label in metrics."""
 
-    def opening(self) -> Start | None:
+    def opening(self) -> Opening | None:
         """The session's start if the request itself holds it."""
 
     def receive_text(self, text: str) -> list[ClientEvent]:
@@ -52,8 +67,8 @@ class Codec(Protocol):
     def receive_bytes(self, data: bytes) -> ClientEvent:
         """Decode a binary message."""
 
-    def encode(self, event: ServerEvent) -> str:
-        """Encode an event as a text message."""
+    def encode(self, event: ServerEvent) -> str | None:
+        """Encode an event as a text message; None where the protocol has none for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +82,18 @@ class ConnectionLimits:
 
 
 class StreamEndpoint:
-    """The ASGI application of one streaming route. One codec per connection, from `make_codec(query)`."""
+    """The ASGI application of one streaming route. One codec per connection, from `make_codec(path, query)`."""
 
     def __init__(
         self,
-        make_codec: Callable[[Mapping[str, str]], Codec],
-        manager: SessionManager,
+        make_codec: Callable[[str, Mapping[str, str]], Codec],
+        reception: Reception,
         gatekeeper: Gatekeeper,
         metrics: Metrics,
         limits: ConnectionLimits,
     ) -> None:
         self._make_codec = make_codec
-        self._manager = manager
+        self._reception = reception
         self._gatekeeper = gatekeeper
         self._metrics = metrics
         self._limits = limits
@@ -91,7 +106,7 @@ class StreamEndpoint:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         try:
             admission = self._gatekeeper.admit(headers, query, scope.get("subprotocols", ()))
-            if (refusal := self._manager.refusal()) and refusal.code != "at_capacity":
+            if (refusal := self._reception.manager.refusal()) and refusal.code != "at_capacity":
                 raise refusal
             if self._connections >= self._limits.connections:
                 raise BridgeError("at_capacity", "too many connections")
@@ -104,8 +119,9 @@ class StreamEndpoint:
         self._connections += 1
         try:
             abort = scope.get("extensions", {}).get(ABORT_EXTENSION)
-            connection = _Connection(self._make_codec(query), receive, send, abort, self._limits, self._metrics)
-            await connection.serve(self._manager)
+            codec = self._make_codec(scope["path"], query)
+            connection = _Connection(codec, admission.rights, receive, send, abort, self._limits, self._metrics)
+            await connection.serve(self._reception)
         finally:
             self._connections -= 1
             self._metrics.connection_seconds.observe(time.monotonic() - began)
@@ -121,6 +137,7 @@ class _Connection:
     def __init__(
         self,
         codec: Codec,
+        rights: Rights,
         receive: Receive,
         send: Send,
         abort: Callable[[], None] | None,
@@ -128,6 +145,7 @@ class _Connection:
         metrics: Metrics,
     ) -> None:
         self._codec = codec
+        self._rights = rights
         self._receive = receive
         self._send = send
         self._abort = abort
@@ -137,12 +155,21 @@ class _Connection:
         self._bad = 0
         self._outbox: Outbox | None = None
 
-    async def serve(self, manager: SessionManager) -> None:
+    async def serve(self, reception: Reception) -> None:
         """From the first message to the close frame."""
         try:
-            start, rest = await self._await_start()
-            async with manager.session(start, self._codec.name) as session:
-                await self._run(session, rest)
+            opening, rest = await self._await_opening()
+            # Asked before it is said whether there is such a session.
+            self._rights.require("receive" if isinstance(opening, Join) else "send", opening.session_id)
+            if isinstance(opening, Join):
+                async with reception.receiver(opening) as feed:
+                    await self._run(feed, self._listen(feed))
+                return
+            async with reception.sender(opening, self._codec.name) as sender:
+                if isinstance(sender, Feed):
+                    await self._run(sender, self._ignore())
+                else:
+                    await self._run(sender.feed, self._read(sender, rest), sender)
         except _Disconnected:
             return
         except BridgeError as exc:
@@ -152,8 +179,8 @@ class _Connection:
             log.exception("connection failed")
             await self._dismiss(BridgeError("internal"))
 
-    async def _await_start(self) -> tuple[Start, list[ClientEvent]]:
-        """The first `Start`, and what came with it."""
+    async def _await_opening(self) -> tuple[Opening, list[ClientEvent]]:
+        """What the connection begins with, and what came with it."""
         opening = self._codec.opening()
         if opening is not None:
             return opening, []
@@ -161,25 +188,41 @@ class _Connection:
             async with asyncio.timeout(self._limits.start_seconds):
                 while True:
                     first, *rest = await self._next_events() or (None,)
-                    if isinstance(first, Start):
+                    if isinstance(first, Start | Resume | Join):
                         return first, list(rest)
         except TimeoutError:
             raise BridgeError("start_timeout") from None
 
-    async def _run(self, session: Session, first: list[ClientEvent]) -> None:
-        """Reader, writer and session of one connection; the first to end ends the others."""
-        outbox = self._outbox = session.subscribe()
+    async def _run(self, feed: Feed, reading: Coroutine[Any, Any, None], sender: Sender | None = None) -> None:
+        """Reader and writer of one connection; the first to end ends the other."""
+        self._outbox = feed.outbox
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(session.run(), name=f"session-{session.id}")
-                group.create_task(self._write(outbox, session), name=f"writer-{session.id}")
-                await self._read(session, first)
+                group.create_task(self._write(feed, sender), name="writer")
+                await reading
         except* _Disconnected:
             pass
 
-    async def _read(self, session: Session, first: list[ClientEvent]) -> None:
+    async def _listen(self, feed: Feed) -> None:
+        """A receiver has little to say; raises `_Disconnected` at its end."""
+        while True:
+            for event in await self._next_events():
+                if isinstance(event, Stop):
+                    feed.outbox.put(Closed(None, "stopped", 0, 0, 0.0))
+                elif self._tell(BridgeError("bad_order", "a receiver only receives")):
+                    feed.outbox.put(Closed(None, "too_many_errors", 0, 0, 0.0))
+
+    async def _ignore(self) -> None:
+        """The sender of a session that has ended is only told what is left; raises `_Disconnected` at its end."""
+        while (await self._receive())["type"] == "websocket.receive":
+            pass
+        raise _Disconnected
+
+    async def _read(self, sender: Sender, first: list[ClientEvent]) -> None:
         """Pass on what the client sends; raises `_Disconnected` at its end."""
+        session = sender.session
         try:
+            await session.room()  # a connection before this one may have left more than there was room for
             for event in first:
                 await self._handle(session, event)
         except BridgeError as exc:
@@ -188,6 +231,8 @@ class _Connection:
             message = await self._receive()
             if message["type"] != "websocket.receive":
                 raise _Disconnected
+            if not sender.current:
+                continue  # it was told that another connection has taken its place
             began = time.perf_counter()
             try:
                 data = message.get("bytes")
@@ -224,7 +269,7 @@ class _Connection:
                 session.flush()
             case Stop():
                 session.stop()
-            case Start():
+            case _:
                 session.touch()
         return True
 
@@ -252,26 +297,35 @@ class _Connection:
             self._outbox.put(_error(error))
         return self._bad > self._limits.bad_messages
 
-    async def _write(self, outbox: Outbox, session: Session) -> None:
-        """Send what the outbox holds until the session is closed, then close the connection.
+    async def _write(self, feed: Feed, sender: Sender | None) -> None:
+        """Send what the feed holds until the session is closed, then close the connection.
 
         Raises:
             _Disconnected: nobody reads; the reader may be waiting for room, and would find out late.
         """
-        while events := await outbox.get():
-            try:
-                async with asyncio.timeout(self._limits.send_seconds):
-                    for event in events:
-                        await self._transmit(event)
-            except TimeoutError:
-                break
-            if isinstance(events[-1], Closed):
-                with contextlib.suppress(_Disconnected):
-                    await self._close(events[-1].code)
+        try:
+            async with contextlib.aclosing(aiter(feed)) as batches:
+                async for events in batches:
+                    async with asyncio.timeout(self._limits.send_seconds):
+                        for event in events:
+                            await self._transmit(event)
+                    if isinstance(events[-1], Closed):
+                        with contextlib.suppress(_Disconnected):
+                            await self._close(events[-1].code)
+                        return
+            if not feed.outbox.overflowed:  # nothing was left to be told
+                await self._close("stopped")
                 return
-        log.warning("receiver too slow", extra={"session": session.id, "code": "slow_receiver"})
+        except BridgeError as exc:
+            self._metrics.refused.labels(exc.code).inc()
+            await self._dismiss(exc)
+            raise _Disconnected from exc
+        except TimeoutError:
+            pass
+        log.warning("receiver too slow", extra={"session": feed.session_id, "code": "slow_receiver"})
         self._metrics.refused.labels("slow_receiver").inc()
-        session.stop("slow_receiver")
+        if sender is not None:
+            sender.reason = "slow_receiver"
         await self._drop()
         raise _Disconnected
 
@@ -288,7 +342,7 @@ class _Connection:
         try:
             async with asyncio.timeout(self._limits.send_seconds):
                 await self._transmit(_error(error))
-                await self._transmit(Closed(1, error.code, 0, 0, 0.0))
+                await self._transmit(Closed(None, error.code, 0, 0, 0.0))
                 await self._close(error.code)
         except TimeoutError:
             await self._drop()
@@ -296,7 +350,9 @@ class _Connection:
             return
 
     async def _transmit(self, event: ServerEvent) -> None:
-        await self._asgi({"type": "websocket.send", "text": self._codec.encode(event)})
+        text = self._codec.encode(event)
+        if text is not None:
+            await self._asgi({"type": "websocket.send", "text": text})
 
     async def _close(self, code: str) -> None:
         await self._asgi({"type": "websocket.close", "code": ERRORS[code].close, "reason": code})

@@ -40,7 +40,7 @@ async def test_an_undisturbed_session(kind: Any) -> None:
         running.session.stop()
     assert isinstance(running.events[0], Ready)
     assert running.text == words(10)
-    assert lasting_numbers(running.events) == list(range(1, running.closed.seq + 1))
+    assert lasting_numbers(running.events) == list(range(1, (running.closed.seq or 0) + 1))
     assert running.closed.code == "stopped"
     assert running.closed.received == running.closed.finalized == 96_000
     assert running.closed.duration == 6.0
@@ -57,7 +57,7 @@ async def test_five_failures_change_nothing(kind: Any) -> None:
     assert running.text == words(12)
     starts = [e.start for e in running.events if isinstance(e, Final)]
     assert starts == pytest.approx([0.6 * i for i in range(12)], abs=0.01)
-    assert lasting_numbers(running.events) == list(range(1, running.closed.seq + 1))
+    assert lasting_numbers(running.events) == list(range(1, (running.closed.seq or 0) + 1))
     assert not [e for e in running.events if isinstance(e, Error | Warning)]
 
 

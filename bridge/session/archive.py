@@ -1,0 +1,121 @@
+"""Sessions as who asks about them sees them: those that run here, elsewhere, and those that are kept."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bridge.errors import BridgeError
+from bridge.protocols.events import Closed, Final, LastingEvent
+from bridge.session.directory import SessionState
+from bridge.session.eventlog.base import PAGE, EventLog, LogUnavailableError, SessionRecord
+from bridge.session.live import Live
+from bridge.session.reception import LOG_SECONDS, Reception
+
+
+class Archive:
+    """The `SessionDirectory` of one server."""
+
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+        self._log = reception.log
+
+    async def describe(self, session_id: str) -> SessionState | None:
+        """See `SessionDirectory`."""
+        live = self._reception.find(session_id)
+        if live is not None:
+            return await self._of_live(live)
+        record = await self._reception.known(session_id)
+        room = self._reception.rooms.find(session_id)
+        here = room.receivers if room is not None else 0
+        if record is None:
+            return None
+        return SessionState(
+            session_id=session_id,
+            state=self._reception.presence(None, record),
+            code=record.code,
+            backend=record.backend,
+            language=record.language,
+            protocol=record.protocol,
+            created=record.created,
+            ended=record.ended,
+            seq=record.seq,
+            received=_seconds(record),
+            finalized=min(record.progress.final, default=0.0),
+            receivers=here + await self._elsewhere(session_id),
+            stored=True,
+        )
+
+    async def _of_live(self, live: Live) -> SessionState:
+        session, record = live.session, live.record
+        room = self._reception.rooms.find(session.id)
+        position = session.position()
+        here = room.receivers if room is not None else 0
+        return SessionState(
+            session_id=session.id,
+            state=self._reception.presence(live, None),
+            code=session.end_code,
+            backend=session.backend,
+            language=session.language,
+            protocol=record.protocol,
+            created=record.created,
+            ended=None,
+            seq=live.publisher.hub.seq,
+            received=round(session.audio_seconds, 3),
+            finalized=round(min(position.progress.final, default=0.0), 3),
+            receivers=here + (await self._elsewhere(session.id) if live.stored else 0),
+            stored=live.stored,
+        )
+
+    async def finals(self, session_id: str) -> list[Final]:
+        """See `SessionDirectory`."""
+        live = self._reception.find(session_id)
+        if live is not None and not live.stored:
+            return [event for event in live.publisher.hub.remembered if isinstance(event, Final)]
+        if self._log is None:
+            return []
+        finals: list[Final] = []
+        at: int | None = 1
+        while at is not None:
+            page = await self._page(self._log, session_id, at)
+            finals += [event for event in page if isinstance(event, Final)]
+            last = page[-1] if page else None
+            at = last.seq + 1 if last is not None and last.seq is not None and not isinstance(last, Closed) else None
+            if len(page) < PAGE:
+                break
+        return finals
+
+    async def delete(self, session_id: str) -> bool:
+        """See `SessionDirectory`."""
+        live = self._reception.find(session_id)
+        known = False
+        if self._log is not None and (live is None or live.stored):
+            try:
+                async with asyncio.timeout(LOG_SECONDS):
+                    known = await self._log.delete(session_id)
+            except (LogUnavailableError, TimeoutError) as exc:
+                raise BridgeError("log_unavailable") from exc
+        if live is not None:
+            live.publisher.give_up()
+            live.session.cut("deleted")
+        return known or live is not None
+
+    async def _page(self, event_log: EventLog, session_id: str, from_seq: int) -> list[LastingEvent]:
+        try:
+            async with asyncio.timeout(LOG_SECONDS):
+                return await event_log.events(session_id, from_seq)
+        except (LogUnavailableError, TimeoutError) as exc:
+            raise BridgeError("log_unavailable") from exc
+
+    async def _elsewhere(self, session_id: str) -> int:
+        """Receivers at other servers, as far as that can be told."""
+        if self._log is None:
+            return 0
+        try:
+            async with asyncio.timeout(LOG_SECONDS):
+                return await self._log.receivers(session_id)
+        except (LogUnavailableError, TimeoutError):
+            return 0
+
+
+def _seconds(record: SessionRecord) -> float:
+    return round(record.progress.received / record.start.audio.sample_rate, 3)
