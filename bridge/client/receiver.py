@@ -94,6 +94,6 @@ class Receiver(Lifeline):
             tag = "an unknown message" if first is None else repr(type(first).__struct_config__.tag)
             raise ConnectError(f"{self._url}: the server began with {tag} instead of `joined`")
         if self._task is None:
-            self._last = first.seq if self._from is None else self._from - 1
+            self._last = first.last_seq if self._from is None else self._from - 1
         self.joined = first
         return 0

@@ -111,8 +111,8 @@ ClientEvent = Opening | Audio | Flush | Stop
 class Ready:
     """The session is open, or open again. Addressed to one connection, so it carries no sequence number.
 
-    `resume_token` (None: cannot be resumed) and `resume_seconds`: for a sender whose connection breaks. `seq`: the last
-    lasting event so far. `received_bytes`: how much of the client's audio, in the bytes that it sends, is here: it goes
+    `resume_token` (None: cannot be resumed) and `resume_seconds`: for a sender whose connection breaks. `last_seq`: the
+    last lasting event so far. `received_bytes`: how much of the client's audio, in the bytes that it sends, is here: it goes
     on behind that. `received`: the same in frames (0 where coded audio is wanted again from its first byte).
     """
 
@@ -127,7 +127,7 @@ class Ready:
     resume_token: str | None = None
     resume_seconds: float = 0
     resumed: bool = False
-    seq: int = 0
+    last_seq: int = 0
     received: int = 0
     received_bytes: int = 0
     finalized: int = 0
@@ -139,11 +139,11 @@ Presence = Literal["waiting", "live", "held", "ended"]
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A receiver's first event. `seq`: the last lasting event so far."""
+    """A receiver's first event. `last_seq`: the last lasting event so far."""
 
     session_id: str
     state: Presence
-    seq: int
+    last_seq: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,7 @@ class ReadyMessage(msgspec.Struct, tag="ready", frozen=True):
     resume_token: str | None = None
     resume_seconds: float = 0
     resumed: bool = False
-    seq: int = 0
+    last_seq: int = 0
     received: int = 0
     received_bytes: int = 0
     finalized: int = 0
@@ -181,7 +181,7 @@ class JoinedMessage(msgspec.Struct, tag="joined", frozen=True):
     protocol: int
     session_id: str
     state: events.Presence
-    seq: int
+    last_seq: int
 
 
 class SpeechStartedMessage(msgspec.Struct, tag="speech_started", omit_defaults=True, frozen=True):
@@ -438,13 +438,13 @@ class NativeCodec:
                     resume_token=event.resume_token,
                     resume_seconds=event.resume_seconds,
                     resumed=event.resumed,
-                    seq=event.seq,
+                    last_seq=event.last_seq,
                     received=event.received,
                     received_bytes=event.received_bytes,
                     finalized=event.finalized,
                 )
             case events.Joined():
-                return JoinedMessage(VERSION, event.session_id, event.state, event.seq)
+                return JoinedMessage(VERSION, event.session_id, event.state, event.last_seq)
             case events.Warning():
                 return WarningMessage(event.seq, event.code, event.message)
             case events.Error():

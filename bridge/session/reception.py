@@ -430,7 +430,7 @@ def _ready_of(record: SessionRecord, manager: SessionManager) -> Ready:
         idle_seconds=limits.idle_seconds,
         max_message_bytes=limits.message_bytes,
         resumed=True,
-        seq=record.seq,
+        last_seq=record.seq,
         received=record.progress.received,
         received_bytes=record.progress.header_bytes + record.progress.received * audio.frame_bytes if raw else 0,
         finalized=finalized,

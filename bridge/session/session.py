@@ -470,7 +470,7 @@ class Session:
             resume_token=token,
             resume_seconds=seconds,
             resumed=resumed,
-            seq=self._out.hub.seq,
+            last_seq=self._out.hub.seq,
             received=self._whole_frames if raw else self._origin.frames + self._decoder.frames,
             received_bytes=self._bytes,
             finalized=self.finalized,
