@@ -264,6 +264,7 @@ class Seat:
 
     def _move(self, member: Member) -> None:
         member.engine.take(1)
+        self._leave()
         self._member = member
         self._trial = member.breaker.begin()
 
