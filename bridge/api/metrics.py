@@ -11,10 +11,10 @@ from bridge.session.manager import SessionManager
 
 
 def router(metrics: Metrics, manager: SessionManager, gatekeeper: Gatekeeper) -> APIRouter:
-    """`/metrics`; needs an API key where the server has any."""
+    """`/metrics`; where the server has keys, for those that may administer every session."""
 
     def admitted(request: Request) -> None:
-        gatekeeper.admit(request.headers, request.query_params)
+        gatekeeper.admit(request.headers, request.query_params).rights.require("admin", None)
 
     routes = APIRouter(tags=["operations"])
 
