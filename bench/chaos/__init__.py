@@ -1,0 +1,1 @@
+"""What breaks, on purpose: connections, servers, engines and Redis; see `bench.chaos.__main__`."""
