@@ -75,7 +75,8 @@ class TokenVerifier:
             )
         except jwt.PyJWTError as exc:
             raise BridgeError("unauthorized", _reason(exc)) from None
-        except (RecursionError, OverflowError):  # JSON nested by a stranger, before any signature; an endless `exp`
+        except (RecursionError, OverflowError, UnicodeEncodeError):
+            # What older PyJWT lets through: JSON nested by a stranger, read before the signature is; an endless `exp`.
             raise BridgeError("unauthorized", "the token is wrong") from None
         scope, session = claims.get("scope", ""), claims.get("session", ["*"])
         sessions = [session] if isinstance(session, str) else session

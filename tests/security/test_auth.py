@@ -6,6 +6,8 @@ import pytest
 
 from bridge.errors import BridgeError
 from bridge.security.auth import Gatekeeper, is_loopback
+from bridge.security.rights import EVERYTHING, SCOPES, Scope
+from bridge.security.tokens import TokenIssuer, TokenVerifier
 
 KEY = "k-0123456789"
 
@@ -90,6 +92,95 @@ def test_key_is_wrong(headers: dict[str, str], query: dict[str, str], subprotoco
 
 def test_a_key_opens_the_door_to_any_origin() -> None:
     Gatekeeper([KEY]).admit({"origin": "https://elsewhere.example", "x-api-key": KEY}, {})
+
+
+# What each may do
+
+SECRET = "0123456789abcdef0123456789abcdef"
+SCOPED = Gatekeeper(
+    [KEY],
+    admin_keys=["a-1"],
+    scoped_keys=["receive=r", "send@room-*=s", "receive@hall=s", "admin=b64=="],
+    tokens=TokenVerifier.from_secret(SECRET),
+)
+TOKEN = TokenIssuer.from_secret(SECRET).issue(["send"], ["hall"], ttl_seconds=60)
+
+
+def held(key: str) -> set[tuple[Scope, str | None]]:
+    rights = SCOPED.admit({"x-api-key": key}, {}).rights
+    return {(scope, name) for scope in SCOPES for name in ("room-1", "hall", None) if rights.allows(scope, name)}
+
+
+def test_who_may_do_what() -> None:
+    assert len(held(KEY)) == 9
+    assert held("r") == {("receive", "room-1"), ("receive", "hall"), ("receive", None)}
+    assert held("s") == {("send", "room-1"), ("receive", "hall")}  # two entries of one key
+    assert held("b64==") == {("admin", "room-1"), ("admin", "hall"), ("admin", None)}
+    assert held(TOKEN) == {("send", "hall")}
+
+
+def test_without_keys_everything_is_allowed() -> None:
+    assert not Gatekeeper().guarded
+    assert Gatekeeper().admit({}, {}).rights == EVERYTHING
+
+
+@pytest.mark.parametrize(
+    "gatekeeper",
+    [
+        Gatekeeper(["k"]),
+        Gatekeeper(scoped_keys=["send=k"]),
+        Gatekeeper(tokens=TokenVerifier.from_secret(SECRET)),
+    ],
+)
+def test_each_kind_of_key_guards_the_server(gatekeeper: Gatekeeper) -> None:
+    assert gatekeeper.guarded
+    for key in ("", "x", "a.b.c"):
+        assert refusal(gatekeeper, {"x-api-key": key}, {}).code == "unauthorized"
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "subprotocols"),
+    [
+        ({"authorization": f"Bearer {TOKEN}"}, {}, ()),
+        ({"x-api-key": TOKEN}, {}, ()),
+        ({}, {"token": TOKEN}, ()),
+        ({}, {}, ("bearer", TOKEN)),
+    ],
+)
+def test_a_token_comes_where_keys_do(
+    headers: dict[str, str], query: dict[str, str], subprotocols: tuple[str, ...]
+) -> None:
+    assert SCOPED.admit(headers, query, subprotocols).rights.allows("send", "hall")
+
+
+def test_what_is_wrong_with_a_token_is_said() -> None:
+    old = TokenIssuer.from_secret(SECRET).issue(["send"], ttl_seconds=60, now=0)
+    assert str(refusal(SCOPED, {"x-api-key": old}, {})) == "the token has expired"
+    assert str(refusal(SCOPED, {"x-api-key": TOKEN[:-2]}, {})) == "the token is wrong"
+    assert str(refusal(Gatekeeper([KEY]), {"x-api-key": TOKEN}, {})) == "the API key is wrong"
+
+
+@pytest.mark.parametrize("key", [KEY, "r", "s", "b64==", TOKEN])
+def test_a_session_s_key_does_not_change_the_server(key: str) -> None:
+    with pytest.raises(BridgeError) as caught:
+        SCOPED.admit_admin({"x-api-key": key})
+    assert caught.value.code == "forbidden"
+
+
+# Who may read what was said
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "[::1]", "localhost", "LOCALHOST:1", "App.example", "10.0.0.7:80"])
+def test_hosts_that_a_reader_may_name(host: str) -> None:
+    Gatekeeper((), ["https://app.example/"]).admit_reader({"host": host}, {})
+
+
+@pytest.mark.parametrize("headers", [{}, {"host": ""}, {"host": "rebound.example"}, {"host": "app.example:1"}])
+def test_hosts_that_a_reader_may_not_name(headers: dict[str, str]) -> None:
+    with pytest.raises(BridgeError) as caught:
+        Gatekeeper((), ["https://app.example"]).admit_reader(headers, {})
+    assert caught.value.code == "forbidden_origin"
+    Gatekeeper([KEY]).admit_reader(headers | {"x-api-key": KEY}, {})
 
 
 # Origins
