@@ -17,7 +17,16 @@ from websockets.asyncio.client import connect
 from backends import registry
 from backends.base import AsyncBackend, BackendError, Capabilities, Fault, RecognitionConfig, Result
 from backends.scripted import ScriptedBackend
-from bridge.app import address, check_certificate, check_exposure, make_bridge, make_engines, misspellings, serving
+from bridge.app import (
+    address,
+    check_certificate,
+    check_exposure,
+    make_bridge,
+    make_engines,
+    misspellings,
+    serving,
+    voice_policy,
+)
 from bridge.settings import Settings, SettingsError
 from bridge.transports.server import listen
 from tests.wire import get, metric
@@ -68,6 +77,48 @@ def test_strangers_are_served_only_on_purpose(host: str, keys: tuple[str, ...], 
 def test_an_unknown_backend_is_named_with_those_there_are() -> None:
     with pytest.raises(SettingsError, match=r"STT_BACKEND: 'nope' is not one of google, .*pocketsphinx, "):
         make_engines(settings(backend="nope"), {})
+
+
+def test_several_backends_in_their_order() -> None:
+    pool = make_engines(settings(backend="scripted-threads , scripted", breaker_failures=7), {})
+    assert [engine.name for engine in pool.engines] == ["scripted-threads", "scripted"]
+    assert pool.rules.failures == 7
+    with pytest.raises(SettingsError, match="STT_BACKEND: 'nope' is not one of"):
+        make_engines(settings(backend="scripted,nope"), {})
+
+
+def test_backends_without_a_sample_rate_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Narrow(ScriptedBackend):
+        @property
+        def capabilities(self) -> Capabilities:
+            return Capabilities(sample_rates=(8_000,))
+
+    classes = {"narrow": Narrow, "scripted": ScriptedBackend}
+    monkeypatch.setattr(registry, "load_class", classes.__getitem__)
+    with pytest.raises(SettingsError, match=r"STT_BACKEND: 'scripted,narrow' is not allowed.*scripted: 16000 Hz"):
+        make_engines(settings(backend="scripted,narrow"), {})
+
+
+def test_the_gate_is_on_if_one_of_several_is_metered(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Metered(ScriptedBackend):
+        @property
+        def capabilities(self) -> Capabilities:
+            return Capabilities(metered=True)
+
+    classes = {"metered": Metered, "scripted": ScriptedBackend}
+    monkeypatch.setattr(registry, "load_class", classes.__getitem__)
+    chosen = settings(backend="scripted,metered", vad="webrtc")
+    assert voice_policy(chosen, make_engines(chosen, {})).gate_seconds == chosen.gate_seconds
+    chosen = settings(backend="scripted", vad="webrtc")
+    assert voice_policy(chosen, make_engines(chosen, {})).gate_seconds is None
+
+
+def test_options_of_every_backend_of_the_list_are_checked() -> None:
+    chosen = settings(backend="scripted,scripted-threads")
+    env = {"STT_SCRIPTED_THREADS_MOOD": "x"}
+    assert misspellings(chosen, env) == [
+        "STT_SCRIPTED_THREADS_MOOD is not a setting; did you mean STT_SCRIPTED_THREADS_MODE?"
+    ]
 
 
 def test_a_bad_option_of_the_engine_is_named() -> None:

@@ -289,3 +289,17 @@ def test_the_example_is_the_default(tmp_path: Path) -> None:
         assert read_options(engine, options, env) == options()
         variables += option_variables(engine, options)
     assert not unknown_variables(env, variables)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [("google", ("google",)), ("google,whisper", ("google", "whisper")), (" a , b,c ", ("a", "b", "c"))],
+)
+def test_backends_in_their_order(given: str, names: tuple[str, ...]) -> None:
+    assert Settings.load({"STT_BACKEND": given}, None).backends == names
+
+
+@pytest.mark.parametrize("given", [",", "google,", "google,,whisper", "google, google"])
+def test_what_is_no_list_of_backends(given: str) -> None:
+    with pytest.raises(SettingsError, match=r"STT_BACKEND: .* is not allowed: it should be a name, or different names"):
+        Settings.load({"STT_BACKEND": given}, None)

@@ -27,10 +27,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """One engine. `capabilities` is None where they cannot be told before it is installed and set up."""
+    """One engine. `capabilities` is None where they cannot be told before it is installed and set up.
+
+    `preference`: its place in STT_BACKEND, from 1 on; None if it is not `selected`.
+    """
 
     name: str
     selected: bool
+    preference: int | None
     available: bool
     reason: str | None
     install: str | None
@@ -60,7 +64,8 @@ def survey() -> list[Row]:
         found = registry.probe(name)
         reason, capabilities = _describe(name, env) if found.available else (found.reason, None)
         usable = found.available and reason is None
-        rows.append(Row(name, name in selected, usable, reason, found.install, capabilities))
+        preference = selected.index(name) + 1 if name in selected else None
+        rows.append(Row(name, name in selected, preference, usable, reason, found.install, capabilities))
     return rows
 
 
@@ -86,10 +91,11 @@ def _print_table(rows: list[Row]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "backend", "status", "can do", "install"):
         table.add_column(title, overflow="fold")
+    several = sum(row.selected for row in rows) > 1
     for row in rows:
         status = Text("available" if row.available else row.reason or "", style="green" if row.available else "yellow")
         table.add_row(
-            "*" if row.selected else "",
+            (str(row.preference) if several else "*") if row.selected else "",
             Text(row.name, style="bold"),
             status,
             ", ".join(abilities(row.capabilities)) if row.capabilities else "",
@@ -97,7 +103,9 @@ def _print_table(rows: list[Row]) -> None:
         )
     console = Console(highlight=False)
     console.print(table)
-    if any(row.selected for row in rows):
+    if several:
+        console.print("\n1, 2 … selected (STT_BACKEND): the next one takes over where one fails")
+    elif any(row.selected for row in rows):
         console.print("\n* selected (STT_BACKEND)")
     else:
         console.print("\nSTT_BACKEND selects none of these")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,40 @@ async def test_health_and_readiness(plain: str) -> None:
         "backend_state": "ready",
         "capacity": None,
         "progress": None,
+        "backends": [{"name": "scripted", "state": "ready", "breaker": "closed", "streams": 0, "capacity": None}],
     }
+
+
+async def test_several_backends_and_their_breakers(tmp_path: Path) -> None:
+    """The preferred one fails; a session that starts after that goes to the other at once."""
+    script = tmp_path / "script.json"
+    script.write_text(json.dumps({"faults": [{"at": 0.7, "kind": "fail"}]}))
+    env = {"STT_SCRIPTED_MODE": "markers", "STT_SCRIPTED_SCRIPT": str(script), "STT_SCRIPTED_THREADS_MODE": "markers"}
+    env["STT_SCRIPTED_THREADS_MAX_STREAMS"] = "9"
+    async with serve(env, backend="scripted, scripted-threads", breaker_failures=1) as url:
+        backends = []
+        for _ in range(2):
+            async with Wire.stream(url, start={}) as wire:
+                backends.append((await wire.until("ready"))["backend"])
+                await wire.audio(marker_audio(3))
+                await wire.say({"type": "stop"})
+                outcome = await wire.finish()
+                assert [final["text"] for final in outcome.of("final")] == ["w0", "w1", "w2"]
+        ready = (await get(f"{url}/readyz")).json
+        metrics = (await get(f"{url}/metrics")).body
+    assert backends == ["scripted", "scripted-threads"]
+    assert (ready["ready"], ready["backend"], ready["capacity"]) == (True, "scripted-threads", None)
+    assert ready["backends"] == [
+        {"name": "scripted", "state": "ready", "breaker": "open", "streams": 0, "capacity": None},
+        {"name": "scripted-threads", "state": "ready", "breaker": "closed", "streams": 0, "capacity": 9},
+    ]
+    assert metric(metrics, "stt_backend_breaker", backend="scripted") == 2
+    assert metric(metrics, "stt_backend_breaker", backend="scripted-threads") == 0
+    assert metric(metrics, "stt_backend_moves_total", **{"from": "scripted", "to": "scripted-threads"}) == 1
+    for name in ("stt_final_latency_seconds_count", "stt_backend_audio_seconds_total"):
+        assert metric(metrics, name, backend="scripted") > 0
+        assert metric(metrics, name, backend="scripted-threads") > 0
+    assert metric(metrics, "stt_final_latency_seconds_count", backend="scripted") == 1
 
 
 async def test_health_needs_no_key(keyed: str) -> None:

@@ -26,6 +26,20 @@ def test_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert scripted["capabilities"]["partials"] is True
 
 
+def test_several_are_selected_in_their_order(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STT_BACKEND", "scripted, pocketsphinx")
+    rows = listing(capsys)
+    chosen = {name: row["preference"] for name, row in rows.items() if row["selected"]}
+    assert chosen == {"scripted": 1, "pocketsphinx": 2}
+    assert rows["google"]["preference"] is None
+    assert main(["backends"]) == 0
+    table = capsys.readouterr().out
+    assert "1, 2 … selected" in table
+    assert [line.split()[0] for line in table.splitlines() if "available" in line and line[0] != " "] == ["2", "1"]
+
+
 def test_default_is_selected(capsys: pytest.CaptureFixture[str]) -> None:
     assert listing(capsys)["pocketsphinx"]["selected"]
 
