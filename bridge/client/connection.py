@@ -143,7 +143,7 @@ class Connection:
                     self.abort()
                     return
             else:
-                await asyncio.sleep(PING_SECONDS)
+                await asyncio.sleep(min(PING_SECONDS, silence))
 
     async def close(self) -> None:
         """Close it in order, within `CLOSE_SECONDS`."""

@@ -305,9 +305,11 @@ class Lifeline(ABC):
                 raise loss
         loop = asyncio.get_running_loop()
         began = loop.time()
+        limit = hold if self._reconnect.give_up_seconds is None else self._reconnect.give_up_seconds
         if self._since is None:
             self._since = began
-        limit = hold if self._reconnect.give_up_seconds is None else self._reconnect.give_up_seconds
+        elif began >= self._since + limit:
+            raise ConnectionLost(f"{loss}; resumed for {limit:g} s without getting any further")
         deadline = self._since + limit
         self._tell(Interrupted(str(loss)))
         attempts = 0

@@ -190,7 +190,7 @@ class Client(Lifeline):
             return True
         if self._keeps:
             # Of coded audio nobody says how much arrived; what was sent long before the last byte did.
-            got = self._acked if self._frame_bytes else self._cursor - self._limit // 4
+            got = self._acked if self._frame_bytes else self._cursor - self._limit // 2
             self._ring.forget(min(self._ring.start + over, got, self._cursor))
         return self._ring.held + size <= self._limit or not self._ring.held
 
