@@ -288,8 +288,8 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         for path, make_codec in (("/v1/stream", native), ("/ws/asr/", asr_room))
     }
     app = FastAPI(title="STT Bridge", version=bridge.__version__, docs_url="/docs", redoc_url=None)
-    app.include_router(health.router(manager))
-    app.include_router(metrics_api.router(metrics, manager, gatekeeper))
+    app.include_router(health.router(reception))
+    app.include_router(metrics_api.router(metrics, reception, gatekeeper))
     app.include_router(admin.router(manager.models, gatekeeper))
     app.include_router(sessions.router(Archive(reception), gatekeeper))
     app.add_exception_handler(BridgeError, _answer)

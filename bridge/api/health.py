@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from bridge.session.manager import SessionManager
+from bridge.session.reception import Reception
 
 
 class Health(BaseModel):
@@ -40,8 +40,9 @@ class Readiness(BaseModel):
     backends: list[BackendHealth]
 
 
-def router(manager: SessionManager) -> APIRouter:
+def router(reception: Reception) -> APIRouter:
     """`/healthz` and `/readyz`."""
+    manager = reception.manager
     routes = APIRouter(tags=["health"])
 
     @routes.get("/healthz")
@@ -52,7 +53,7 @@ def router(manager: SessionManager) -> APIRouter:
     @routes.get("/readyz", responses={503: {"model": Readiness}})
     async def readyz(response: Response) -> Readiness:
         """200 while new sessions are taken; 503 while the backend loads, at capacity and during shutdown."""
-        refusal = manager.refusal()
+        refusal = reception.refusal()
         if refusal is not None:
             response.status_code = 503
         engines = manager.engines

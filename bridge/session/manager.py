@@ -70,13 +70,20 @@ class SessionManager:
         Raises:
             BackendError: no engine can be loaded, or not the detector; the text says what would help.
         """
+        detecting = asyncio.create_task(self._load_detection(), name="load-detection")
+        try:
+            await self.engines.load()
+            await detecting
+        finally:
+            detecting.cancel()
+
+    async def _load_detection(self) -> None:
         if self.voice.detection is not None:
             try:
                 await self.voice.detection.load()
             except VoiceDetectionError as exc:
                 raise BackendError(str(exc), code="unavailable", fault=Fault.OPERATOR) from exc
         self._loaded = True
-        await self.engines.load()
 
     async def close(self) -> None:
         """Release all of them. To be called when no session is open."""

@@ -64,6 +64,17 @@ class Reception:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def refusal(self) -> BridgeError | None:
+        """Why a new session would be refused now; None if it would be taken, if need be in the place of a held one."""
+        refusal = self.manager.refusal()
+        return None if refusal is not None and self._yielding(refusal) else refusal
+
+    def _yielding(self, refusal: BridgeError) -> list[Live]:
+        """Sessions that would give way to another one: they wait for their senders, and can be resumed all the same."""
+        if refusal.code != "at_capacity":
+            return []
+        return [live for live in self._live.values() if live.held and live.suspendable]
+
     @property
     def held(self) -> int:
         """Sessions that wait for their senders."""
@@ -313,14 +324,17 @@ class Reception:
                 await live.ended.wait()
 
     async def _make_room(self) -> None:
-        """Where there is none, sessions that wait for their senders give way: they can be resumed all the same."""
+        """Where there is none, the session that has waited longest for its sender gives way.
+
+        Raises:
+            BridgeError: there is none, and nobody gives way.
+        """
         refusal = self.manager.refusal()
         if refusal is None:
             return
-        held = [live for live in self._live.values() if live.held and live.suspendable]
-        if refusal.code != "at_capacity" or not held:
+        if not (yielding := self._yielding(refusal)):
             raise refusal
-        oldest = min(held, key=lambda live: live.held_since or 0.0)
+        oldest = min(yielding, key=lambda live: live.held_since or 0.0)
         log.info("session gives way to another", extra={"session": oldest.session.id})
         oldest.session.suspend("at_capacity")
         await self._left(oldest)

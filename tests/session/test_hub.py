@@ -58,10 +58,10 @@ async def test_partials_never_fill_an_outbox_and_lasting_events_overflow_it() ->
     hub = Hub(3)
     slow, quick = hub.subscribe(), hub.subscribe()
     for i in range(100):
-        hub.publish(partial(str(i)))
+        hub.deliver(partial(str(i)))
     assert await quick.get() == [partial("99")]
-    for _ in range(4):
-        hub.publish(SpeechStarted(hub.next_seq(), 0.0))
+    for seq in range(1, 5):
+        assert hub.deliver(SpeechStarted(seq, 0.0))
         seen = await quick.get()
     assert seen == [SpeechStarted(4, 0.0)]
     assert slow.overflowed
@@ -84,3 +84,54 @@ async def test_a_slow_receiver_gets_the_newest_partial_of_every_channel() -> Non
             box.put(Partial(f"{channel}-{i}", 0.0, 1.0, channel=channel))
     box.put(Final(1, "done", 0.0, 1.0, channel=1))
     assert await box.get() == [Final(1, "done", 0.0, 1.0, channel=1), Partial("0-9", 0.0, 1.0, channel=0)]
+
+
+def started(seq: int) -> SpeechStarted:
+    return SpeechStarted(seq, float(seq))
+
+
+async def test_an_event_comes_once_and_never_behind_a_gap() -> None:
+    hub = Hub(10)
+    box = hub.subscribe()
+    assert hub.deliver_all([started(1), started(1), started(2)])
+    assert not hub.deliver(started(4))
+    assert hub.deliver_all([started(2), started(3), started(4)])
+    assert await box.get() == [started(1), started(2), started(3), started(4)]
+    hub.skip_to([started(9), started(10)])  # what lies between is lost for good
+    assert await box.get() == [started(9), started(10)]
+
+
+async def test_what_a_hub_remembers() -> None:
+    hub = Hub(10, history=3)
+    assert hub.since(1) == []
+    for seq in range(1, 6):
+        hub.deliver(started(seq))
+    assert hub.since(2) is None
+    assert hub.since(3) == [started(3), started(4), started(5)]
+    assert hub.since(6) == []
+    assert hub.remembered == [started(3), started(4), started(5)]
+    assert Hub(10, seq=7).since(7) is None
+    assert Hub(10, seq=7).since(8) == []
+
+
+async def test_who_leaves_gets_nothing_more_and_the_end_empties_the_hub() -> None:
+    hub = Hub(10)
+    gone, there = hub.subscribe(), hub.subscribe()
+    hub.unsubscribe(gone)
+    hub.unsubscribe(gone)
+    hub.deliver(started(1))
+    assert (hub.receivers, hub.closed) == (1, False)
+    hub.deliver(closed(2))
+    assert (hub.receivers, hub.closed) == (0, True)
+    assert await there.get() == [started(1), closed(2)]
+    elsewhere = Hub(10)
+    elsewhere.deliver(Closed(None, "shutting_down", 0, 0, 0.0))
+    assert not elsewhere.closed
+
+
+async def test_a_receiver_says_what_it_wants() -> None:
+    box = Outbox(10, partials=False, acks=False)
+    box.put(partial("no"))
+    box.put(Ack(1, 1))
+    box.put(started(1))
+    assert await box.get() == [started(1)]

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from bridge.protocols.events import Closed, LastingEvent, ServerEvent
@@ -71,7 +72,8 @@ class RedisLog(EventLog):
             timeout=ANSWER_SECONDS,
             socket_connect_timeout=ANSWER_SECONDS,
             socket_timeout=ANSWER_SECONDS,
-            retry=Retry(NoBackoff(), 0),  # the journal tries again, when it is time
+            # Once, at once, for a connection that broke while nobody looked. After that it is the journal's business.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             protocol=2,
         )
         self._client = Redis(connection_pool=self._pool)

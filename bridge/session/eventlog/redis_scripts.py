@@ -41,6 +41,7 @@ CREATE: Final = Script(
     + """
 local h = redis.call('HMGET', KEYS[1], 'owner', 'epoch', 'order', 'ended')
 if h[2] then
+  if h[1] == ARGV[1] and h[3] == ARGV[3] then return 1 end -- this very command, sent again
   if ARGV[5] == '0' then return 0 end
   if not h[4] and tonumber(h[2]) > tonumber(ARGV[2]) then return 0 end
   if h[1] == ARGV[1] and tonumber(h[3]) > tonumber(ARGV[3]) then return 0 end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -50,8 +51,8 @@ def open_file(path: Path | None) -> sqlite3.Connection:
         LogUnavailableError: it cannot be made, or holds something else; the sentence says what to do.
     """
     try:
-        if path is not None:
-            _make_private(path)
+        if path is not None and not path.exists():
+            _make(path)
         db = sqlite3.connect(path or ":memory:", isolation_level=None)
     except (OSError, sqlite3.Error) as exc:
         raise LogUnavailableError(f"the event log {name_of(path)} cannot be made ({exc}): {_ELSEWHERE}") from exc
@@ -82,11 +83,24 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _make_private(path: Path) -> None:
-    """The file and the folders that lead to it, where they are not there, for nobody but this user."""
+def _make(path: Path) -> None:
+    """The file and the folders that lead to it, for nobody but this user.
+
+    It is made under another name and appears when it is whole: several servers that start at once would lock each other
+    out while each turns the WAL on, which waits for nobody.
+    """
     for folder in reversed(path.parents):
         folder.mkdir(mode=0o700, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as folder_of_new:
+        new = Path(folder_of_new) / path.name
+        os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
+            _prepare(db, new)
+        try:
+            with contextlib.suppress(FileExistsError):  # another server was faster
+                path.hardlink_to(new)
+        except OSError:  # no hard links on this file system: two that start in the same moment would be in trouble
+            new.rename(path)
 
 
 def _prepare(db: sqlite3.Connection, path: Path | None) -> None:
