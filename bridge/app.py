@@ -238,8 +238,10 @@ def make_gatekeeper(settings: Settings) -> Gatekeeper:
             tokens = TokenVerifier.from_secret(settings.jwt_secret, settings.jwt_audience)
         elif settings.jwt_key_file is not None:
             tokens = TokenVerifier.from_pem(settings.jwt_key_file.read_bytes(), settings.jwt_audience)
-    except (OSError, KeyFileError) as exc:
+    except OSError as exc:
         raise SettingsError(f"STT_JWT_KEY_FILE: {exc}") from None
+    except KeyFileError as exc:
+        raise SettingsError(f"STT_JWT_KEY_FILE: '{settings.jwt_key_file}' {exc}") from None
     return Gatekeeper(
         settings.api_keys,
         settings.allowed_origins,

@@ -301,7 +301,9 @@ class Reception:
                     await event_log.create(record)
                 except SessionExistsError:
                     known = await event_log.read(record.session_id) if reuse else None
-                    if not reuse or (known is not None and known.ended is None):
+                    # Only a session of its own protocol: else whoever may send could delete any that has ended.
+                    own = known is None or (known.ended is not None and known.protocol == record.protocol)
+                    if not reuse or not own:
                         raise BridgeError("session_taken") from None
                     await event_log.create(record, replace=True)
         except (LogUnavailableError, TimeoutError):
