@@ -98,7 +98,7 @@ async def _announce(settings: Any, url: str, loaded: asyncio.Event) -> None:
     await loaded.wait()
     settle_memory()
     stream = url.replace("http", "ws", 1) + "/v1/stream"
-    key = " --api-key KEY" if settings.api_keys else ""
+    key = " --api-key KEY" if settings.guarded else ""
     note = (
         "  note      the embedded engine makes a good first run; for accuracy: make run BACKEND=whisper\n"
         if settings.backend == "pocketsphinx"
