@@ -11,38 +11,40 @@ from tests.google.harness import road, spoken
 from tests.speech import SAMPLES, manifest, pcm
 from tests.wire import get, metric
 
-SAMPLE = "hello.flac"
-
 
 @pytest.mark.parametrize("engine", ["google", "google-threads"])
 @pytest.mark.parametrize(
-    ("faults", "code"),
+    ("name", "faults", "codes"),
     [
-        (Faults(refuse="UNAVAILABLE"), "unavailable"),
-        (Faults(refuse="PERMISSION_DENIED"), "denied"),
-        (Faults(abort_at=1.2), "unavailable"),
-        (Faults(freeze_at=0.9), "stalled"),
+        ("hello.flac", Faults(refuse="UNAVAILABLE"), ["unavailable"]),
+        ("hello.flac", Faults(refuse="PERMISSION_DENIED"), ["denied"]),
+        ("hello.flac", Faults(abort_at=1.2), ["unavailable", "unknown_status"]),  # Google's client may lose a status
+        ("hello.flac", Faults(freeze_at=0.9), ["stalled"]),
+        ("demo.flac", Faults(abort_at=9.0), ["unavailable", "unknown_status"]),
     ],
-    ids=["refused", "denied", "aborted", "frozen"],
+    ids=["refused", "denied", "aborted", "frozen", "aborted after finals"],
 )
-async def test_pocketsphinx_goes_on(engine: str, faults: Faults, code: str) -> None:
-    sample = manifest()[SAMPLE]
+async def test_pocketsphinx_goes_on(engine: str, name: str, faults: Faults, codes: list[str]) -> None:
+    sample = manifest()[name]
     config = EmulatorConfig(mode="speech", backend="pocketsphinx", env={}, plan=Plan(usual=faults))
     env = {"ANSWER_SECONDS": "0.5"}
     async with road(f"{engine},pocketsphinx", "v1", config, env=env, stall_seconds=3) as (url, _):
-        heard = await spoken(url, pcm(SAMPLES / SAMPLE), start=StartMessage(sample_rate=sample["sample_rate"]))
+        heard = await spoken(url, pcm(SAMPLES / name), start=StartMessage(sample_rate=sample["sample_rate"]))
         metrics = (await get(f"{url}/metrics")).body
         ready = (await get(f"{url}/readyz")).json
     assert heard.text == sample["transcript"]
     (warning,) = [m for m in heard.messages if isinstance(m, WarningMessage)]
-    assert (warning.code, warning.message) == ("backend_changed", f"{engine} failed ({code}); pocketsphinx goes on")
+    assert warning.code == "backend_changed"
+    assert warning.message in [f"{engine} failed ({code}); pocketsphinx goes on" for code in codes]
     assert heard.closed.code == "stopped"
     assert heard.closed.finalized == heard.closed.received
     ends = [m.end for m in heard.messages if isinstance(m, FinalMessage)]
     assert ends == sorted(ends)
     assert metric(metrics, "stt_backend_moves_total", **{"from": engine, "to": "pocketsphinx"}) == 1
     finals = sum(isinstance(m, FinalMessage) for m in heard.messages)
-    counted = [metric(metrics, "stt_final_latency_seconds_count", backend=name) for name in (engine, "pocketsphinx")]
+    counted = [
+        metric(metrics, "stt_final_latency_seconds_count", backend=backend) for backend in (engine, "pocketsphinx")
+    ]
     assert sum(counted) == finals
     assert counted[1] > 0
     assert [b["name"] for b in ready["backends"]] == [engine, "pocketsphinx"]
