@@ -121,6 +121,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.close":
             self._go_on()
+        elif message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True  # refused, which uvicorn would take for an application that says nothing
 
     # The handshake
 

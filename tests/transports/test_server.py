@@ -167,3 +167,15 @@ async def test_stop_does_not_wait_for_an_application_that_hangs(twice: bool) -> 
             assert outcome.close == 1012
         if not twice:
             assert cancelled.is_set()
+
+
+async def test_a_refused_upgrade_is_no_error_of_the_servers(caplog: pytest.LogCaptureFixture) -> None:
+    async def refusing(scope: Message, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.http.response.start", "status": 503, "headers": [(b"content-length", b"2")]})
+        await send({"type": "websocket.http.response.body", "body": b"no"})
+
+    async with running(refusing) as (url, _), Wire.stream(url) as wire:
+        assert (wire.outcome.status, wire.outcome.body) == (503, b"no")
+        await wire.finish()
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
