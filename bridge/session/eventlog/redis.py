@@ -71,7 +71,7 @@ class RedisLog(EventLog):
             max_connections=CONNECTIONS,
             timeout=ANSWER_SECONDS,
             socket_connect_timeout=ANSWER_SECONDS,
-            socket_timeout=ANSWER_SECONDS,
+            socket_timeout=None,  # `_ask` has one for all; with it, redis-py may swallow a cancellation (`wait_for`)
             # Once, at once, for a connection that broke while nobody looked. After that it is the journal's business.
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             protocol=2,
