@@ -73,6 +73,10 @@ OnReconnect = Callable[[Interrupted | Resumed], None]
 _Lasting = SpeechStartedMessage | SpeechEndedMessage | FinalMessage | WarningMessage | ErrorMessage | ClosedMessage
 
 
+class _TooLateError(Exception):
+    """Nobody waits for the session any longer; the text says what the last attempt came to."""
+
+
 class Lifeline(ABC):
     """What senders and receivers have in common. `reconnect` None: the first connection is the only one."""
 
@@ -128,6 +132,9 @@ class Lifeline(ABC):
     async def _write(self, connection: Connection) -> None:  # noqa: B027 - a receiver says nothing
         """Say on a connection what there is to say; cancelled when it ends."""
 
+    async def _leave(self, connection: Connection) -> None:  # noqa: B027 - a receiver is not missed
+        """The connection is about to be closed from this side."""
+
     def _heed(self, message: ServerMessage) -> bool:
         """Look at a message before the caller gets it. Whether it shows that the session has come further."""
         return isinstance(message, _Lasting) and message.seq is not None
@@ -156,22 +163,22 @@ class Lifeline(ABC):
                     raise
             await asyncio.sleep(min(self._backoff.next(), max(deadline - loop.time(), 0)))
         self._backoff.reset()
+        self._connection = connection
         self._task = asyncio.create_task(self._live(connection), name="client")
         self._task.add_done_callback(self._ended)
 
     async def _end(self) -> None:
         """Close what is open; leaves no task behind, also when cancelled."""
-        task = self._task
-        if task is None:
-            return
-        task.cancel()
         try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait({self._task})  # ends at once: it waits for nothing then
             if self._connection is not None:
-                self._connection.abort()  # no time for a handshake
-            await asyncio.wait({task})
-            raise
+                await self._leave(self._connection)
+                await self._connection.close()
+        finally:
+            if self._connection is not None:
+                self._connection.abort()  # where there was no time for that
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
@@ -207,21 +214,16 @@ class Lifeline(ABC):
         """
         loop = asyncio.get_running_loop()
         while True:
-            self._connection = connection
             began = loop.time()
-            loss: ConnectionLost | None = None
-            try:
-                loss = await self._converse(connection)
-            finally:
-                if loss is None:
-                    await connection.close()
-                else:
-                    connection.abort()  # the peer may be gone: a handshake would cost time
+            loss = await self._converse(connection)
             if loss is None:
+                await connection.close()
                 return
+            self._connection = None
+            connection.abort()  # the peer may be gone: a handshake would cost time
             if loop.time() - began >= STEADY_SECONDS:
                 self._progress()
-            connection = await self._come_back(loss)
+            connection = self._connection = await self._come_back(loss)
 
     async def _converse(self, connection: Connection) -> ConnectionLost | None:
         """Until the connection is lost (then: why), or the session is over (None)."""
@@ -310,24 +312,37 @@ class Lifeline(ABC):
             self._since = began
         elif began >= self._since + limit:
             raise ConnectionLost(f"{loss}; resumed for {limit:g} s without getting any further")
-        deadline = self._since + limit
         self._tell(Interrupted(str(loss)))
+        try:
+            connection, again, attempts = await self._attempt(self._since + limit)
+        except _TooLateError as exc:
+            raise ConnectionLost(f"{loss}; it could not be resumed within {limit:g} s: {exc}") from exc.__cause__
+        self.reconnects += 1
+        self._tell(Resumed(loop.time() - began, attempts, again))
+        return connection
+
+    async def _attempt(self, deadline: float) -> tuple[Connection, int, int]:
+        """Connections until one is welcome: it, the bytes that are sent again, how many it took. One at least is tried.
+
+        Raises:
+            SessionError: the server refuses for good.
+            _TooLateError: the time is over.
+        """
+        loop = asyncio.get_running_loop()
         attempts = 0
         while True:
             await asyncio.sleep(max(min(self._backoff.next(), deadline - loop.time()), 0))
             attempts += 1
-            left = deadline - loop.time()
             try:
-                connection, again = await self._open(max(min(self._open_seconds, left), 1))
-                break
+                connection, again = await self._open(max(min(self._open_seconds, deadline - loop.time()), 1))
             except (ConnectError, SessionError) as exc:
-                if isinstance(exc, SessionError) and not exc.retryable:
+                # A session can be taken only for a moment: while it ends, or moves from one server to another.
+                if isinstance(exc, SessionError) and not (exc.retryable or exc.code == "session_taken"):
                     raise
                 if loop.time() >= deadline:
-                    raise ConnectionLost(f"{loss}; it could not be resumed within {limit:g} s: {exc}") from exc
-        self.reconnects += 1
-        self._tell(Resumed(loop.time() - began, attempts, again))
-        return connection
+                    raise _TooLateError(str(exc)) from exc
+            else:
+                return connection, again, attempts
 
     def _tell(self, event: Interrupted | Resumed) -> None:
         if self._on_reconnect is not None:

@@ -93,7 +93,10 @@ class Receiver(Lifeline):
         if not isinstance(first, JoinedMessage):
             tag = "an unknown message" if first is None else repr(type(first).__struct_config__.tag)
             raise ConnectError(f"{self._url}: the server began with {tag} instead of `joined`")
-        if self._task is None:
-            self._last = first.last_seq if self._from is None else self._from - 1
+        if self._task is None and self._from is not None:
+            self._last = self._from - 1
+        elif self._task is None:
+            # Of a session that has ended, `closed` is still to come.
+            self._last = first.last_seq - (first.state == "ended")
         self.joined = first
         return 0

@@ -11,8 +11,9 @@ from typing import Final
 import msgspec
 
 from bridge.audio.formats import AudioFormat, Encoding
+from bridge.audio.sniff import sniff
 from bridge.client.backoff import Reconnect
-from bridge.client.connection import OPEN_SECONDS, Connection
+from bridge.client.connection import CLOSE_SECONDS, OPEN_SECONDS, Connection
 from bridge.client.errors import ConnectError, ConnectionLost, SessionError
 from bridge.client.lifeline import Lifeline, OnReconnect
 from bridge.client.mailbox import Signal
@@ -38,6 +39,9 @@ PIECE_BYTES: Final = 32_768
 DIRECT_BYTES: Final = 262_144
 """Audio that waits for the socket where none is kept for another connection."""
 
+SNIFF_BYTES: Final = 65_536
+"""Of `auto`: what does not show itself by then is treated as coded."""
+
 MAX_FLUSHES: Final = 1_024
 """Flushes that are remembered until they are answered; the oldest are the least missed."""
 
@@ -57,8 +61,9 @@ async def connect(
     """Open a session; in the context the server has said `ready`.
 
     When the connection breaks, the session is resumed over another one (`reconnect` None: it is lost, as it is with a
-    server that gives no `resume_token`); `on_reconnect` is told. On leaving the context the connection is closed:
-    without `stop`, and all messages read up to `closed`, what was said last is lost. Safe to cancel at any point.
+    server that gives no `resume_token`); `on_reconnect` is told. On leaving the context the session is stopped and the
+    connection closed: unless all messages were read up to `closed`, what was said last is lost. Safe to cancel at any
+    point.
 
     Raises:
         ConnectError: there is no server, or none that answers within `open_seconds`.
@@ -105,9 +110,12 @@ class Client(Lifeline):
         self._acked = 0  # bytes known to be received
         self._best = (0, 0)  # the furthest ack
         self._base_window = self._window = 0
+        self._piece = PIECE_BYTES  # most in a message
+        self._unknown = False  # what `auto` means
         self._acks_come = True
         self._flushes: list[int] = []  # where they were asked for
         self._stop_at: int | None = None
+        self._done_sending = False
         self._wanted = Signal()  # there may be something to say
         self._room = Signal()  # there may be room in the ring
         self._ack = Signal()
@@ -137,6 +145,8 @@ class Client(Lifeline):
                 await self._room.wait()
                 self._check()
             self._ring.append(piece)
+            if self._unknown:
+                self._sniff()
             self._wanted.wake()
 
     async def flush(self) -> None:
@@ -234,18 +244,33 @@ class Client(Lifeline):
             return self._go_on(first)
         self._begun = True
         self.ready = first
-        audio = AudioFormat.parse(first.encoding, first.sample_rate, first.channels)
-        self._frame_bytes = audio.frame_bytes if audio.encoding.width is not None else 0
-        second = audio.frame_bytes * audio.sample_rate
-        chosen = self._reconnect or DEFAULT
-        self._window = self._base_window = max(int(chosen.window_seconds * second), 1)
-        self._piece = max(int(PIECE_SECONDS * second), 1) if self._frame_bytes else PIECE_BYTES
         self._ring = Ring(packets=self._packets)
         if self._keeps:
-            self._limit = chosen.ring_bytes
-            if self._frame_bytes:
-                self._limit = max(min(self._limit, int(chosen.ring_seconds * second)), 1)
+            self._limit = (self._reconnect or DEFAULT).ring_bytes
+        audio = AudioFormat.parse(first.encoding, first.sample_rate, first.channels)
+        self._unknown = audio.encoding is Encoding.AUTO
+        if audio.encoding.width is not None:
+            self._measure(audio)
         return 0
+
+    def _sniff(self) -> None:
+        """Find out, as the server does, whether it is raw samples that were declared as `auto`."""
+        head = self._ring.piece(0, SNIFF_BYTES) if self._ring.start == 0 else b""
+        encoding = sniff(head)
+        if encoding is Encoding.PCM_S16LE:
+            self._measure(AudioFormat(encoding, self.ready.sample_rate, self.ready.channels))
+        if encoding is not None or len(head) in (0, SNIFF_BYTES):
+            self._unknown = False
+
+    def _measure(self, audio: AudioFormat) -> None:
+        """It is raw samples: frames are so many bytes, and time is so many frames."""
+        chosen = self._reconnect or DEFAULT
+        self._frame_bytes = audio.frame_bytes
+        second = audio.frame_bytes * audio.sample_rate
+        self._window = self._base_window = max(int(chosen.window_seconds * second), 1)
+        self._piece = max(int(PIECE_SECONDS * second), 1)
+        if self._keeps:
+            self._limit = max(min(self._limit, int(chosen.ring_seconds * second)), 1)
 
     def _go_on(self, ready: ReadyMessage) -> int:
         """Take the audio up again where the server wants it."""
@@ -254,6 +279,10 @@ class Client(Lifeline):
             raise ConnectError(f"{self._url}: the server opened another session instead of resuming this one")
         if at > self._ring.end:
             raise ConnectError(f"{self._url}: the server wants audio from byte {at} on of {self._ring.end}")
+        if ready.resume_token is None:
+            # It has ended meanwhile: only messages are left.
+            self._done_sending = True
+            return 0
         if at < self._ring.start:
             raise SessionError(
                 "offset_ahead",
@@ -265,13 +294,13 @@ class Client(Lifeline):
         self._cursor = self._ring.whole(at)
         self._acked = at
         self._window, self._acks_come = self._base_window, True
-        if ready.resume_token is None:
-            ready = msgspec.structs.replace(ready, resume_token=self.ready.resume_token)
         self.ready = ready
         return max(before - self._cursor, 0)
 
     async def _write(self, connection: Connection) -> None:
         """Audio, flushes and `stop`, each at its place. Ends after `stop`, or with the connection."""
+        if self._done_sending:
+            return
         flushed = self._cursor - 1  # flushes up to here have been said, or lie before what the server has
         with contextlib.suppress(ConnectionLost):  # who reads learns why, and what came before
             while True:
@@ -307,6 +336,13 @@ class Client(Lifeline):
         if not self._keeps:
             self._ring.forget(self._cursor)
         self._room.wake()
+
+    async def _leave(self, connection: Connection) -> None:
+        """Without `stop` the server would hold the session for somebody who does not come back."""
+        if self.closed is None and self.ready.resume_token is not None:
+            with contextlib.suppress(ConnectionLost, TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await connection.say(StopMessage())
 
     def _over(self) -> None:
         self._room.wake()
