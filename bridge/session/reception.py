@@ -16,7 +16,7 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from bridge.errors import BridgeError
-from bridge.protocols.events import Join, Joined, Presence, Ready, Resume, Start
+from bridge.protocols.events import Join, Joined, Presence, Ready, Resume, ServerEvent, Start
 from bridge.session.eventlog.base import (
     EventLog,
     LogUnavailableError,
@@ -182,7 +182,7 @@ class Reception:
             raise BridgeError("seq_ahead", f"the last event has the number {record.seq}")
         if record.ended is not None:
             ready = _ready_of(record, self.manager)
-            return Feed(record.session_id, ready, None, self.log, from_seq=resume.from_seq or record.seq)
+            return self._told(ready, record, resume.from_seq)
         if time.time() - record.touched > self._resume_seconds:
             raise BridgeError("session_expired")
         await self._make_room()
@@ -359,7 +359,7 @@ class Reception:
             raise BridgeError("seq_ahead", f"the last event has the number {seq}")
         joined = Joined(join.session_id, self.presence(live, record), seq)
         if record is not None and record.ended is not None:
-            yield Feed(join.session_id, joined, None, self.log, from_seq=join.from_seq or record.seq)
+            yield self._told(joined, record, join.from_seq)
             return
         async with self.rooms.received(join.session_id, record) as room:
             feed = Feed(
@@ -376,6 +376,11 @@ class Reception:
                 yield feed
             finally:
                 feed.leave()
+
+    def _told(self, first: ServerEvent, record: SessionRecord, from_seq: int | None) -> Feed:
+        """What is left to be told of a session that has ended; how it ended, at least."""
+        known = from_seq is not None and from_seq > record.seq
+        return Feed(record.session_id, first, None, self.log, from_seq=None if known else from_seq or record.seq)
 
     def presence(self, live: Live | None, record: SessionRecord | None) -> Presence:
         """Whether the sender is there."""
