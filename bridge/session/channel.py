@@ -212,20 +212,21 @@ class Channel:
             BridgeError: the backend cannot go on.
         """
         failures = 0
-        failing_since = 0.0
+        failing_since: float | None = None
         while not (self._buffer.closed and self._buffer.start >= self._buffer.end):
             before = self._buffer.start
             try:
                 await self._recognize()
-                failures = 0
+                failures, failing_since = 0, None
                 continue
             except BackendError as exc:
                 error = exc
             engine = self._seat.engine
             self._observer.backend_error(engine.name, error.code)
             now = self._loop.time()
-            if not failures or self._buffer.start > before:
-                failures, failing_since = 0, now
+            progress = self._buffer.start > before
+            if failing_since is None or progress:
+                failures, failing_since, progress = 0, now, True
             log.warning(
                 "backend stream failed: %s: %s",
                 error.code,
@@ -233,7 +234,7 @@ class Channel:
                 "the client is told why" if error.fault is Fault.CLIENT else error,
                 extra={"session": self._session_id, "backend": engine.name, "failures": failures},
             )
-            when = self._seat.failed(error)
+            when = self._seat.failed(error, progress=progress)
             if when != "now":
                 if when == "never" or now - failing_since >= self._limits.reopen_seconds:
                     raise _as_bridge_error(error) from error

@@ -200,6 +200,7 @@ class Seat:
         # At once: else the sessions that open before this one's first stream would all be the breaker's probe.
         self._trial: Trial | None = member.breaker.begin()
         self._left: dict[Member, float] = {}  # engines that failed this channel, and when
+        self._tried: set[Member] = set()  # those that did so since there was progress
         self._hopeless: set[Member] = set()  # those that said that another try is in vain
         self._limited = False  # the last stream was ended for its length, which is no failure
         self._given_back = False
@@ -214,22 +215,27 @@ class Seat:
         trial, self._trial = self._trial, None
         return trial or self._member.breaker.begin()
 
-    def failed(self, error: BackendError) -> Literal["now", "later", "never"]:
-        """The engine failed: when is another stream to be opened?
+    def failed(self, error: BackendError, *, progress: bool = True) -> Literal["now", "later", "never"]:
+        """The engine failed: when is another stream to be opened? `progress`: it had worked since it last failed.
 
-        `now`: the seat was moved to an engine that has not failed this channel lately, and whose breaker admits it.
-        `later`: there is none, so after a pause; call `move_round` then. `never`: it would be in vain.
+        `now`: the seat was moved to an engine that has not failed this channel lately, nor since there was progress,
+        and whose breaker admits it. `later`: there is none, so after a pause; call `move_round` then. `never`: it
+        would be in vain.
         """
+        if progress:
+            self._tried.clear()
         self._limited = error.code in NO_FAILURE
         if self._limited or error.fault is Fault.CLIENT:
             return "later" if error.retryable else "never"
+        self._tried.add(self._member)
         now = self._pool.clock()
         self._left[self._member] = now
         if not error.retryable:
             self._hopeless.add(self._member)
         others = self._others()
         for member in others:
-            if now - self._left.get(member, -math.inf) >= self._pool.rules.window_seconds and member.breaker.admits:
+            lately = now - self._left.get(member, -math.inf) < self._pool.rules.window_seconds
+            if not lately and member not in self._tried and member.breaker.admits:
                 self._move(member)
                 return "now"
         return "later" if error.retryable or others else "never"

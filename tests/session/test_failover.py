@@ -254,6 +254,32 @@ async def test_all_fail_for_ever() -> None:
     assert len(changes(running)) <= 10  # more of them would say nothing new
 
 
+async def test_stalls_that_outlast_the_window_do_not_go_round_for_ever() -> None:
+    """When the second has stalled, the first failed so long ago that it might be well; but there is an end to it."""
+    stalls = [ScriptedFault(0.1, "stall")] * 50
+    pool = EnginePool(
+        scripted("first", *stalls), scripted("second", *stalls), rules=BreakerRules(window_seconds=0.1, failures=1_000)
+    )
+    limits = SessionLimits(stall_seconds=0.2, reopen_seconds=0.8)
+    async with session_on(pool, limits=limits) as running:
+        await running.send(marker_audio(1))
+        await running.until(Error)
+    assert running.closed.code == "backend_stalled"
+    assert len(running.observed.moves) < 10
+
+
+async def test_one_that_was_not_tried_yet_is_tried_however_late() -> None:
+    """The first two stall for longer than a session may go without progress."""
+    stall = ScriptedFault(0.1, "stall")
+    pool = EnginePool(scripted("first", stall), scripted("second", stall), scripted("third"))
+    limits = SessionLimits(stall_seconds=0.3, reopen_seconds=0.1)
+    async with session_on(pool, limits=limits) as running:
+        await running.send(marker_audio(3))
+        running.session.stop()
+    whole(running, 3)
+    assert running.observed.moves == [("first", "second"), ("second", "third")]
+
+
 async def test_one_that_is_well_again_is_found() -> None:
     """The second fails for good; the first is what is left, and is back by then."""
     first = scripted("first", ScriptedFault(0.5, "fail"), ScriptedFault(0.7, "fail"))
@@ -524,6 +550,18 @@ async def test_one_backend_alone_is_counted_and_not_held_back() -> None:
     assert running.observed.errors == ["scripted"] * 3
     assert running.observed.moves == []
     assert pool.members[0].breaker.state == "closed"
+
+
+async def test_the_models_are_those_of_the_first_that_has_some() -> None:
+    class Models(FunctionEngine):
+        async def use_model(self, name: str) -> None:
+            raise NotImplementedError
+
+    rich = engine("rich", Models(None))
+    assert EnginePool(function("a"), rich, engine("other", Models(None))).with_models is rich
+    poor = function("a")
+    assert EnginePool(poor, scripted("b", kind=ScriptedThreads)).with_models is poor
+    assert (poor.has_models, rich.has_models) == (False, True)
 
 
 # Loading
