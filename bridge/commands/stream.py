@@ -17,7 +17,7 @@ from bridge.commands.exits import Exit, epilog, exit_code
 if TYPE_CHECKING:
     from bridge.audio.files import AudioSource
     from bridge.audio.formats import AudioFormat
-    from bridge.client import Client
+    from bridge.client import Client, Interrupted, Resumed
     from bridge.commands.display import Captions
     from bridge.protocols.native import ServerMessage
 
@@ -26,7 +26,8 @@ STREAM_PATH: Final = "/v1/stream"
 
 _EPILOG: Final = f"""\
 The final transcript goes to standard output, one line for each stretch of speech; captions and messages go to
-standard error. Ctrl-C ends the audio and waits for the last words, a second one does not wait.
+standard error. Ctrl-C ends the audio and waits for the last words, a second one does not wait. When the connection
+breaks, the session is resumed over another one.
 
 {epilog(Exit.OK, Exit.FAILED, Exit.USAGE, Exit.NO_CONNECTION, Exit.UNREADABLE, Exit.INTERRUPTED)}
 
@@ -34,6 +35,8 @@ examples:
   stt-bridge stream talk.mp3
   arecord -q -f S16_LE -r 16000 -t raw | stt-bridge stream -
   stt-bridge stream call.ulaw --encoding mulaw --rate 8000 --fast --json
+  stt-bridge stream talk.mp3 --session the-name-of-our-meeting
+  stt-bridge stream --receive the-name-of-our-meeting
 """
 
 
@@ -46,7 +49,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", metavar="FILE", help="audio file of any format; - for standard input")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("file", nargs="?", metavar="FILE", help="audio file of any format; - for standard input")
+    what.add_argument("--receive", metavar="SESSION", help="show what is said in this session, and send nothing")
+    parser.add_argument(
+        "--session", metavar="NAME", help="the session's name, 16 to 128 characters that nobody guesses"
+    )
     parser.add_argument("--url", default=DEFAULT_URL, help="the server (default: %(default)s)")
     parser.add_argument("--api-key", metavar="KEY", help="API key (default: the variable STT_API_KEY)")
     parser.add_argument("--fast", action="store_true", help="send as fast as the server accepts, not in real time")
@@ -57,6 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--phrases", type=phrases, default=(), metavar="A,B,…", help="phrases that are likely")
     parser.add_argument("--json", action="store_true", help="write the server's messages instead, one per line")
     parser.add_argument("--no-display", action="store_true", help="show no captions")
+    parser.add_argument("--verbose", action="store_true", help="name the session, for --receive elsewhere")
     add_raw_options(parser)
     parser.set_defaults(run=run)
 
@@ -119,13 +128,13 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> None:
     from bridge.audio.files import open_audio
 
-    source = open_audio(args.file, raw_format(args))
-    asyncio.run(_stream(args, source))
+    if args.receive is not None:
+        asyncio.run(_receive(args))
+    else:
+        asyncio.run(_stream(args, open_audio(args.file, raw_format(args))))
 
 
 async def _stream(args: argparse.Namespace, source: AudioSource) -> None:
-    import msgspec
-
     from bridge.client import connect
     from bridge.commands.display import Captions
     from bridge.protocols.native import StartMessage
@@ -143,23 +152,73 @@ async def _stream(args: argparse.Namespace, source: AudioSource) -> None:
             language=args.language,
             partials=captions.live or args.json,
             phrases=args.phrases,
+            session_id=args.session,
         )
-
-        def show(message: ServerMessage) -> None:
-            if args.json:
-                sys.stdout.write(msgspec.json.encode(message).decode() + "\n")
-                sys.stdout.flush()
-            show_message(captions, message)
-
-        key = args.api_key or os.environ.get("STT_API_KEY") or None
-        async with connect(stream_url(args.url), start, api_key=key) as client:
+        show = _shows(captions, as_json=args.json)
+        async with connect(
+            stream_url(args.url), start, api_key=_key(args), on_reconnect=lambda event: note_reconnect(captions, event)
+        ) as client:
             show(client.ready)
+            if args.verbose:
+                captions.note(f"stt-bridge: session {client.ready.session_id}")
             unread.pop_all()  # from here on the source belongs to the thread that reads it
             sender = Sender(client, source, milliseconds=args.chunk_ms, paced=not args.fast)
             with interrupts.call_first(sender.interrupt):
                 await converse(client, sender, show)
     if sender.unreadable is not None:
         raise sender.unreadable
+
+
+async def _receive(args: argparse.Namespace) -> None:
+    from bridge.client import receive
+    from bridge.commands.display import Captions
+
+    with Captions(live=not args.no_display, to_stdout=not args.json) as captions, Interrupts():
+        show = _shows(captions, as_json=args.json)
+        async with receive(
+            stream_url(args.url),
+            args.receive,
+            from_seq=1,
+            partials=captions.live or args.json,
+            api_key=_key(args),
+            on_reconnect=lambda event: note_reconnect(captions, event),
+        ) as receiver:
+            show(receiver.joined)
+            if receiver.joined.state == "waiting":
+                captions.note("stt-bridge: there is no session of that name yet; waiting for it")
+            async for message in receiver:
+                show(message)
+
+
+def _key(args: argparse.Namespace) -> str | None:
+    return args.api_key or os.environ.get("STT_API_KEY") or None
+
+
+def _shows(captions: Captions, *, as_json: bool) -> Callable[[ServerMessage], None]:
+    """What to do with each message."""
+    import msgspec
+
+    from bridge.protocols.native import ReadyMessage
+
+    def show(message: ServerMessage) -> None:
+        if as_json:
+            if isinstance(message, ReadyMessage):
+                message = msgspec.structs.replace(message, resume_token=None)  # output ends in files
+            sys.stdout.write(msgspec.json.encode(message).decode() + "\n")
+            sys.stdout.flush()
+        show_message(captions, message)
+
+    return show
+
+
+def note_reconnect(captions: Captions, event: Interrupted | Resumed) -> None:
+    """Tell somebody who watches that the connection broke, and when it is back."""
+    from bridge.client import Interrupted
+
+    if isinstance(event, Interrupted):
+        captions.note(f"stt-bridge: {event.reason}; reconnecting")
+    else:
+        captions.note(f"stt-bridge: the session goes on, {event.seconds:.1f} s later")
 
 
 def show_message(captions: Captions, message: ServerMessage) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 from bridge.cli import main
 from bridge.commands.exits import Exit
 from bridge.commands.stream import stream_url
+from tests.client.fake import FakeServer, Plan
 from tests.commands.conftest import clean_environment, write_wav
 
 HEARD = "one two three four five six\none\n"
@@ -202,6 +205,53 @@ def test_captions_on_a_terminal(server: str, quiet_wav: Path) -> None:
 )
 def test_stream_url(given: str, used: str) -> None:
     assert stream_url(given) == used
+
+
+def test_somebody_elses_session(server: str, quiet_wav: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "the-name-of-our-meeting"
+    argv = ["stream", str(quiet_wav), "--url", server, "--fast", "--session", name, "--verbose", *KEY]
+    assert main(argv) == Exit.OK
+    assert capsys.readouterr() == (HEARD, f"stt-bridge: session {name}\n")
+    assert main(["stream", "--receive", name, "--url", server, *KEY]) == Exit.OK
+    assert capsys.readouterr() == (HEARD, "")
+    assert main(["stream", "--receive", name, "--url", server, "--json", *KEY]) == Exit.OK
+    messages = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (messages[0]["type"], messages[0]["state"]) == ("joined", "ended")
+    assert [m["seq"] for m in messages[1:]] == list(range(1, messages[0]["last_seq"] + 1))
+
+
+@pytest.mark.parametrize("argv", [["a.wav", "--receive", "x"], []])
+def test_either_a_file_or_a_session(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["stream", *argv])
+    assert caught.value.code == Exit.USAGE
+    assert "--receive" in capsys.readouterr().err
+
+
+def test_the_resume_token_is_not_put_out(server: str, quiet_wav: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stream", str(quiet_wav), "--url", server, "--fast", "--json", *KEY]) == Exit.OK
+    ready = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert ready["session_id"]
+    assert ready["resume_token"] is None
+
+
+async def test_a_connection_that_breaks(quiet_wav: Path) -> None:
+    fake = FakeServer(Plan(after_audio=32_000))
+    async with fake.serving() as url:
+        process = await asyncio.create_subprocess_exec(
+            *command("stream", str(quiet_wav), "--url", url, "--fast"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=clean_environment(),
+        )
+        async with asyncio.timeout(20):
+            out, err = await process.communicate()
+    assert process.returncode == Exit.OK
+    assert out.decode().split() == fake.texts
+    assert re.fullmatch(
+        r"stt-bridge: the connection broke off; reconnecting\nstt-bridge: the session goes on, [0-9.]+ s later\n",
+        err.decode(),
+    )
 
 
 def command(*argv: str) -> list[str]:
