@@ -67,6 +67,7 @@ async def run(args: argparse.Namespace, folder: Path) -> dict[str, object]:
             "wall_seconds": round(time.monotonic() - began, 1),
             **counted(chaos),
             "silences": {"none": undisturbed(plain), **chaos.silences()},
+            "worst": chaos.worst(),
             "differences": wrong,
             "load_after": os.getloadavg()[0],
         }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import math
 import random
 import statistics
 import time
@@ -18,12 +20,14 @@ from bench.chaos.faulty import Command, tell
 from bench.chaos.proxy import Proxy
 from bench.chaos.recordings import Recording
 from bench.chaos.supervisor import HOST, Supervisor
-from bench.chaos.talk import Heard, talk
+from bench.chaos.talk import Heard, listen, talk
 from bench.process import resident_mb
 
 SERVER_KINDS: Final = ("kill", "terminate", "pause")
 DOWN_SECONDS: Final = (0.0, 1.5)
 """How long a server that was killed or stopped stays away before it is started again."""
+LISTENERS: Final = 0.2
+"""Share of broken connections that are receivers'."""
 PAUSE_SECONDS: Final = (0.5, 2.0)
 FIRST_SECONDS: Final = 2.0
 """The server is left alone for so long after a restart: a machine that dies every second serves nobody."""
@@ -51,18 +55,34 @@ class Struck:
     sessions: tuple[Heard, ...]
 
 
+class Deck:
+    """Kinds in random order, each as often as the others."""
+
+    def __init__(self, kinds: Sequence[str], rng: random.Random) -> None:
+        self._kinds = tuple(kinds)
+        self._rng = rng
+        self._left: list[str] = []
+
+    def draw(self) -> str:
+        """The next one."""
+        if not self._left:
+            self._left = self._rng.sample(self._kinds, len(self._kinds))
+        return self._left.pop()
+
+
 @dataclass
 class Client:
     """One after the other, it says what it has to say, through a proxy of its own."""
 
     proxy: Proxy
+    listening: Proxy
+    """The way of those who listen to it."""
     rng: random.Random
     current: Heard | None = None
 
-    @property
-    def url(self) -> str:
-        """The way through the proxy."""
-        return f"ws://{HOST}:{self.proxy.address[1]}/v1/stream"
+
+def _url(port: int) -> str:
+    return f"ws://{HOST}:{port}/v1/stream"
 
 
 @dataclass
@@ -76,21 +96,24 @@ class Chaos:
     references: Mapping[str, str]
     struck: list[Struck] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
+    """What senders were told,"""
+    followed: list[Heard] = field(default_factory=list)
+    """and what receivers of the same sessions were."""
     memory: float = 0.0
 
     def __post_init__(self) -> None:
         self._rng = random.Random(self.plan.seed)
         self._enough = asyncio.Event()
         self._clients: list[Client] = []
+        self._deck = Deck([*self.plan.link_kinds, *self.plan.engine_kinds], self._rng)
 
     async def run(self, clients: int) -> None:
         """Everything, until there were enough faults and every session is over."""
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             for _ in range(clients):
                 rng = random.Random(self._rng.random())
-                self._clients.append(
-                    Client(await stack.enter_async_context(Proxy.to(HOST, self.server.port, rng)), rng)
-                )
+                way, back = [await stack.enter_async_context(Proxy.to(HOST, self.server.port, rng)) for _ in range(2)]
+                self._clients.append(Client(way, back, rng))
             for client in self._clients:
                 tasks.create_task(self._talk(client))
                 tasks.create_task(self._break_client(client))
@@ -103,12 +126,18 @@ class Chaos:
         return sum(client.proxy.connections for client in self._clients) - len(self.heard)
 
     async def _talk(self, client: Client) -> None:
-        def opened(heard: Heard) -> None:
-            client.current = heard
+        async with asyncio.TaskGroup() as listeners:
+            while not self._enough.is_set():
+                listening: list[asyncio.Task[Heard]] = []
 
-        while not self._enough.is_set():
-            self.heard.append(await talk(client.url, client.rng.choice(self.recordings), opened))
-            client.current = None
+                def opened(heard: Heard, tasks: list[asyncio.Task[Heard]] = listening) -> None:
+                    client.current = heard
+                    tasks.append(listeners.create_task(listen(_url(client.listening.address[1]), heard)))
+
+                url = _url(client.proxy.address[1])
+                self.heard.append(await talk(url, client.rng.choice(self.recordings), opened))
+                client.current = None
+                self.followed += [await task for task in listening]
 
     # Faults
 
@@ -117,20 +146,25 @@ class Chaos:
         while kinds and await self._pause(client.rng.expovariate(1 / self.plan.client_seconds)):
             if (heard := client.current) is None:
                 continue
-            kind = client.rng.choice(kinds)
-            if kind in self.plan.link_kinds:
+            kind = self._deck.draw()
+            if kind in self.plan.link_kinds and client.rng.random() < LISTENERS:
+                at = await client.listening.strike(kind)
+                kind, heard = f"receiver_{kind}", None
+            elif kind in self.plan.link_kinds:
                 at = await client.proxy.strike(kind)
             else:
                 at = time.monotonic()
                 if not await tell(self.control, Command(kind, None if kind == "down" else heard.session_id)):
                     continue  # it has no stream just now, or the server is away
             if at is not None:
-                self._note(kind, at, self._talking if kind == "down" else [heard])
+                self._note(kind, at, self._talking if kind == "down" else [heard] if heard else [])
 
     async def _break_server(self) -> None:
-        kinds = self.plan.server_kinds
-        while kinds and await self._pause(FIRST_SECONDS + self._rng.expovariate(1 / self.plan.server_seconds)):
-            kind, at, hit = self._rng.choice(kinds), time.monotonic(), self._talking
+        deck = Deck(self.plan.server_kinds, self._rng)
+        while self.plan.server_kinds and await self._pause(
+            FIRST_SECONDS + self._rng.expovariate(1 / self.plan.server_seconds)
+        ):
+            kind, at, hit = deck.draw(), time.monotonic(), self._talking
             if kind == "pause":
                 await self.server.pause(self._rng.uniform(*PAUSE_SECONDS))
             else:
@@ -159,29 +193,44 @@ class Chaos:
     def differences(self) -> list[str]:
         """What is not as it would be without faults."""
         found = []
-        for heard in self.heard:
-            faults = [f"{s.kind} at {s.at - heard.began:.2f} s" for s in self.struck if heard in s.sessions]
+        for heard in [*self.heard, *self.followed]:
             found += [
-                f"{heard.session_id} ({heard.recording.name}; {', '.join(faults) or 'no fault'}): {sentence}"
+                f"{self._described(heard)}: {sentence}"
                 for sentence in heard.differences(self.references[heard.recording.name])
             ]
         return found + [f"the server's log: {line[:2_000]}" for line in self.server.surprises]
+
+    def worst(self, count: int = 3) -> list[str]:
+        """The longest times that senders' clients heard nothing, and what had struck them."""
+        gaps = [(b - a, a, heard) for heard in self.heard for a, b in itertools.pairwise([heard.began, *heard.told])]
+        return [
+            f"{gap:.2f} s from {a - heard.began:.2f} s on of {self._described(heard)}"
+            for gap, a, heard in sorted(gaps, key=lambda g: -g[0])[:count]
+        ]
+
+    def _described(self, heard: Heard) -> str:
+        faults = [f"{s.kind} at {s.at - heard.began:.2f} s" for s in self.struck if heard in s.sessions]
+        who = "" if heard in self.heard else "a receiver of "
+        seconds = f"{heard.recording.seconds:.1f} s"
+        return f"{who}{heard.session_id} ({heard.recording.name}, {seconds}; {', '.join(faults) or 'no fault'})"
 
     def silences(self) -> dict[str, dict[str, float]]:
         """For each kind of fault, how often it struck and the longest silences that a client saw, in seconds."""
         table: dict[str, dict[str, float]] = {}
         for kind in sorted({s.kind for s in self.struck}):
             strokes = [s for s in self.struck if s.kind == kind]
-            seen = [heard.silences(s.at) for s in strokes for heard in s.sessions]
-            table[kind] = {"count": len(strokes)} | _table(seen)
+            seen = [heard.silences(s.at, self._next(heard, s.at)) for s in strokes for heard in s.sessions]
+            table[kind] = {"count": len(strokes)} | (_table(seen) if seen else {})
         return table
+
+    def _next(self, heard: Heard, at: float) -> float:
+        """When the next fault struck the session."""
+        return min((s.at for s in self.struck if s.at > at and heard in s.sessions), default=math.inf)
 
 
 def _table(silences: Sequence[tuple[float, float]]) -> dict[str, float]:
     """The median and the longest, of any message and of lasting ones."""
     every, lasting = [s[0] for s in silences], [s[1] for s in silences]
-    if not every:
-        return {}
     return {
         "median": round(statistics.median(every), 2),
         "longest": round(max(every), 2),
@@ -216,6 +265,7 @@ async def serving(engine: str, folder: Path, settings: Mapping[str, str]) -> Asy
         "STT_FAULTY_ENGINE": engine,
         "STT_FAULTY_CONTROL": str(control),
         "STT_SCRIPTED_MODE": "markers",
+        "STT_EVENT_LOG": f"sqlite:{folder / 'sessions.db'}",
         "STT_STALL_SECONDS": "3",
         **settings,
     }
@@ -231,6 +281,7 @@ def counted(chaos: Chaos) -> dict[str, Any]:
     return {
         "faults": len(chaos.struck),
         "sessions": len(chaos.heard),
+        "receivers": len(chaos.followed),
         "audio_seconds": round(sum(h.recording.seconds for h in chaos.heard)),
         "finals": sum(len(h.finals) for h in chaos.heard),
         "words": sum(len(h.text.split()) for h in chaos.heard),

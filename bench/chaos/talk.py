@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from bench.chaos.recordings import Recording
-from bridge.client import Client, ClientError, ConnectError, SessionError, connect
+from bridge.client import Client, ClientError, ConnectError, SessionError, connect, receive
 from bridge.protocols.native import ClosedMessage, FinalMessage, ServerMessage, WarningMessage
 
 PATIENCE_SECONDS: Final = 90.0
@@ -21,6 +23,8 @@ WINDOW_SECONDS: Final = 5.0
 """A silence that begins so long after a fault is the fault's."""
 AGAIN_SECONDS: Final = 0.2
 TOLERANCE: Final = 1e-6
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -83,43 +87,63 @@ class Heard:
             wrong.append(f"{self.closed.duration} s were received instead of {self.recording.seconds} s")
         return wrong
 
-    def silences(self, at: float) -> tuple[float, float]:
-        """The longest time without a message, and without a lasting one, around a fault and after it."""
-        return _gap([self.began, *self.told], at), _gap([self.began, *self.lasted], at)
+    def silences(self, at: float, until: float = math.inf) -> tuple[float, float]:
+        """The longest time without a message, and without a lasting one, around a fault and after it.
+
+        From `until` on, silences are another fault's.
+        """
+        return _gap([self.began, *self.told], at, until), _gap([self.began, *self.lasted], at, until)
 
 
-def _gap(times: list[float], at: float) -> float:
+def _gap(times: list[float], at: float, until: float) -> float:
     """The longest of the gaps that the fault falls into or that begin soon after it."""
-    return max((b - a for a, b in itertools.pairwise(times) if b >= at and a <= at + WINDOW_SECONDS), default=0.0)
+    last = min(at + WINDOW_SECONDS, until)
+    return max((b - a for a, b in itertools.pairwise(times) if b >= at and a <= last), default=0.0)
 
 
 async def talk(url: str, recording: Recording, opened: Callable[[Heard], None] | None = None) -> Heard:
     """A whole session. `opened` is called once it has a name."""
     heard = Heard(recording)
-    try:
-        async with asyncio.timeout(recording.seconds + PATIENCE_SECONDS):
-            async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-                client = await _open(stack, url, recording)
-                heard.session_id, heard.began = client.ready.session_id, time.monotonic()
-                if opened is not None:
-                    opened(heard)
-                sending = group.create_task(_speak(client, recording, heard.began))
-                async for message in client:
-                    heard.take(message)
-                await sending
-    except* TimeoutError:
-        heard.failure = f"it was not over after {recording.seconds + PATIENCE_SECONDS:.0f} s"
-    except* ClientError as group_of:
-        heard.failure = "; ".join(f"{type(exc).__name__}: {exc}" for exc in group_of.exceptions)
-    heard.ended = time.monotonic()
+    async with _judged(heard), contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        client = await _open(stack, lambda: connect(url, recording.start))
+        heard.session_id, heard.began = client.ready.session_id, time.monotonic()
+        if opened is not None:
+            opened(heard)
+        sending = group.create_task(_speak(client, recording, heard.began))
+        async for message in client:
+            heard.take(message)
+        await sending
     return heard
 
 
-async def _open(stack: contextlib.AsyncExitStack, url: str, recording: Recording) -> Client:
+async def listen(url: str, told: Heard) -> Heard:
+    """All of somebody else's session, from its beginning."""
+    heard = Heard(told.recording, told.session_id, began=told.began)
+    async with _judged(heard), contextlib.AsyncExitStack() as stack:
+        async for message in await _open(stack, lambda: receive(url, told.session_id, from_seq=1)):
+            heard.take(message)
+    return heard
+
+
+@contextlib.asynccontextmanager
+async def _judged(heard: Heard) -> AsyncGenerator[None]:
+    """Notes how the session failed, if it does."""
+    limit = heard.recording.seconds + PATIENCE_SECONDS
+    try:
+        async with asyncio.timeout(limit):
+            yield
+    except* TimeoutError:
+        heard.failure = f"it was not over after {limit:.0f} s"
+    except* ClientError as group:
+        heard.failure = "; ".join(f"{type(exc).__name__}: {exc}" for exc in group.exceptions)
+    heard.ended = time.monotonic()
+
+
+async def _open(stack: contextlib.AsyncExitStack, attempt: Callable[[], AbstractAsyncContextManager[T]]) -> T:
     """A session, as soon as one comes about: none that was never opened can be unbroken."""
     while True:
         try:
-            return await stack.enter_async_context(connect(url, recording.start))
+            return await stack.enter_async_context(attempt())
         except ConnectError:
             await asyncio.sleep(AGAIN_SECONDS)
         except SessionError as exc:

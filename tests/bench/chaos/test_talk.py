@@ -54,6 +54,7 @@ def test_silence_is_the_longest_gap_around_a_fault_or_soon_after_it() -> None:
     assert session.silences(3.5) == (12, 13)  # 8 to 20 begins within five seconds
     assert session.silences(2.5) == (4.5, 6)
     assert session.silences(1.5) == (4.5, 6)
+    assert session.silences(3.5, 5) == (4.5, 6)  # what begins later is another fault's
     assert session.silences(30) == (0, 0)
 
 
