@@ -180,7 +180,7 @@ FIXED = {
 
 def test_limits_that_can_be_set() -> None:
     names = list(Settings.model_fields)
-    bounding = names[names.index("max_sessions") : names.index("log_level")]
+    bounding = [*names[names.index("max_sessions") : names.index("breaker_share")], "threads"]
     listed = {code(row["Variable"]): row["Default"] for row in rows_of("Limits") if row["Variable"]}
     assert set(listed) == {f"STT_{name.upper()}" for name in bounding}
     for name in bounding:
