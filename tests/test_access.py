@@ -36,7 +36,7 @@ async def url() -> AsyncIterator[str]:
         yield address
 
 
-def token(*scopes: str, session: str | None = None, ttl_seconds: int = 60, now: float | None = None) -> str:
+def token(*scopes: str, session: str | None = None, ttl_seconds: int = 3_600, now: float | None = None) -> str:
     sessions = None if session is None else [session]
     return TokenIssuer.from_secret(SECRET).issue(scopes, sessions, ttl_seconds=ttl_seconds, now=now)
 

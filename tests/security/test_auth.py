@@ -103,7 +103,7 @@ SCOPED = Gatekeeper(
     scoped_keys=["receive=r", "send@room-*=s", "receive@hall=s", "admin=b64=="],
     tokens=TokenVerifier.from_secret(SECRET),
 )
-TOKEN = TokenIssuer.from_secret(SECRET).issue(["send"], ["hall"], ttl_seconds=60)
+TOKEN = TokenIssuer.from_secret(SECRET).issue(["send"], ["hall"], ttl_seconds=3_600)
 
 
 def held(key: str) -> set[tuple[Scope, str | None]]:

@@ -50,7 +50,7 @@ KEYS = {
 
 
 def signed(claims: dict[str, Any], key: Any = SECRET, algorithm: str = "HS256", **headers: Any) -> str:
-    return jwt.encode({"exp": time.time() + 60, "scope": "receive"} | claims, key, algorithm, headers or None)
+    return jwt.encode({"exp": time.time() + 3_600, "scope": "receive"} | claims, key, algorithm, headers or None)
 
 
 def part(value: object) -> str:
@@ -79,12 +79,16 @@ def refusal(token: str, verifier: TokenVerifier | None = None) -> str:
         ({"session": ["a", "b-*"]}, Rights((Grant.of(["receive"], ["a", "b-*"]),))),
         ({"session": []}, Rights((Grant.of(["receive"], []),))),
         ({"sub": "somebody", "iss": "us"}, ALL),
-        ({"exp": time.time() - LEEWAY_SECONDS + 5}, ALL),
-        ({"nbf": time.time() + LEEWAY_SECONDS - 5}, ALL),
     ],
 )
 def test_what_a_token_allows(claims: dict[str, Any], rights: Rights) -> None:
     assert TokenVerifier.from_secret(SECRET).verify(signed(claims)) == rights
+
+
+def test_clocks_may_differ() -> None:
+    verifier = TokenVerifier.from_secret(SECRET)
+    assert verifier.verify(signed({"exp": time.time() - LEEWAY_SECONDS + 5})) == ALL
+    assert verifier.verify(signed({"nbf": time.time() + LEEWAY_SECONDS - 5})) == ALL
 
 
 def test_a_token_without_a_scope_allows_nothing() -> None:
@@ -98,7 +102,7 @@ def test_a_token_without_a_scope_allows_nothing() -> None:
     [
         ({"exp": time.time() - LEEWAY_SECONDS - 5}, "the token has expired"),
         ({"exp": 0}, "the token has expired"),
-        ({"nbf": time.time() + 60}, "the token is not valid yet"),
+        ({"nbf": time.time() + 3_600}, "the token is not valid yet"),
         ({"aud": "somebody"}, "the token is meant for another server (`aud`)"),
         ({"exp": None}, "the token needs the claim `exp`"),
         ({"exp": "soon"}, "the token is wrong"),
