@@ -209,3 +209,15 @@ async def test_samples_that_are_no_numbers(url: str) -> None:
         await sender.send("close")
         messages, code = await heard(sender)
     assert ([m for m in messages if "error" in m], code) == ([], 1000)
+
+
+async def test_the_room_is_used_again_after_a_deletion(url: str) -> None:
+    for _ in range(2):
+        async with room(url, "hall", "sender") as sender:
+            await sender.send(FLOATS)
+            await sender.send("close")
+            assert words((await heard(sender))[0]) == markers(WORDS)
+        transcript = await get(f"{url}/v1/sessions/hall/transcript?format=txt")
+        assert transcript.body.decode().split() == markers(WORDS)
+        assert (await get(f"{url}/v1/sessions/hall", method="DELETE")).status == 204
+        assert (await get(f"{url}/v1/sessions/hall")).status == 404
