@@ -1,0 +1,149 @@
+"""Two servers on one Redis: sessions that move from one to the other, receivers on both, and a Redis that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backends.markers import marker_audio
+from tests.conftest import Spawn
+from tests.redis import RedisServer, redis_server
+from tests.test_resume import AUDIO, HALF, PCM, WORDS, finished, last, papers, whole
+from tests.wire import Json, Process, Wire, engine_env, eventually, get, http_get, markers, metric
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[RedisServer]:
+    with redis_server(tmp_path / "redis") as server:
+        yield server
+
+
+def start_node(spawn: Spawn, server: RedisServer) -> Process:
+    return spawn(engine_env() | {"STT_EVENT_LOG": server.url})
+
+
+def receiver(session_id: str, **more: object) -> Json:
+    return {"role": "receiver", "session_id": session_id} | more
+
+
+async def test_a_session_goes_on_at_another_server_and_its_receivers_miss_nothing(
+    spawn: Spawn, shared: RedisServer
+) -> None:
+    here, there = (start_node(spawn, shared) for _ in range(2))
+    room = "a-session-of-two-servers"
+    async with Wire.stream(there.url, start=receiver(room)) as early:
+        assert (await early.until("joined"))["state"] == "waiting"
+        async with Wire.stream(here.url, start=PCM | {"session_id": room}) as wire:
+            await wire.until("ready")
+            await wire.audio(AUDIO[:HALF])
+            await wire.until("final", 3)
+            await early.until("final", 3)
+            async with Wire.stream(there.url, start=receiver(room, from_seq=1)) as late:
+                assert (await late.until("joined"))["state"] == "live"
+                await late.until("final", 3)
+                here.process.kill()
+                await wire.finish()
+                outcome = await finished(there.url, wire.outcome)
+                heard = [await early.finish(), await late.finish()]
+    assert whole(wire.outcome, outcome) == markers(WORDS)
+    for receiving in heard:
+        assert whole(receiving) == markers(WORDS)
+        assert receiving.messages[-1]["code"] == "stopped"
+        assert receiving.close == 1000
+    assert heard[0].of("partial")
+    assert not heard[0].of("ack")
+
+
+async def test_a_server_that_lost_its_session_has_no_say(spawn: Spawn, shared: RedisServer) -> None:
+    """Its sender went to another server while it still held the session; then it is told, and adds nothing."""
+    here, there = (start_node(spawn, shared) for _ in range(2))
+    async with Wire.stream(here.url, start=PCM) as first, Wire.stream(here.url) as listening:
+        ready = await first.until("ready")
+        await listening.say({"type": "start"} | receiver(ready["session_id"], from_seq=1))
+        await first.audio(AUDIO[:HALF])
+        await first.until("final", 3)
+        async with Wire.stream(there.url, start=papers(ready, from_seq=1)) as second:
+            again = await second.until("ready")
+            await first.audio(AUDIO[HALF : HALF + 32_000])  # this server believes that it has the session
+            gone = await first.finish()
+            assert gone.messages[-1]["code"] == "taken_over"
+            await second.audio(AUDIO[again["received_bytes"] :])
+            await second.say({"type": "stop"})
+            outcome = await second.finish()
+        receiving = await listening.finish()
+    assert whole(outcome) == markers(WORDS)
+    assert whole(receiving) == markers(WORDS)
+    told = {m["seq"]: m for m in outcome.messages if "seq" in m}
+    for message in gone.messages:
+        if "seq" in message:
+            assert told[message["seq"]] == message
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+async def test_redis_goes_away_and_comes_back(spawn: Spawn, shared: RedisServer, emptied: bool) -> None:
+    """Sessions go on meanwhile, and what was said is in the log afterwards, even if that has lost everything."""
+    here, there = (start_node(spawn, shared) for _ in range(2))
+    async with Wire.stream(here.url, start=PCM) as wire:
+        ready = await wire.until("ready")
+        async with Wire.stream(there.url, start=receiver(ready["session_id"], from_seq=1)) as receiving:
+            await receiving.until("joined")
+            await wire.audio(AUDIO[:HALF])
+            await wire.until("final", 3)
+            await receiving.until("final", 3)
+            await asyncio.to_thread(shared.stop)
+            if emptied:
+                await asyncio.to_thread(shared.forget)
+            await wire.audio(AUDIO[HALF:])
+            await wire.until("final", WORDS - 1)
+            await eventually(lambda: metric(http_get(f"{here.url}/metrics").body, "stt_event_log_up") == 0)
+            # What the log has not, a client may yet be asked for.
+            logged = max((m["finalized"] for m in wire.outcome.of("ack")), default=0)
+            assert logged < wire.outcome.of("final")[-1]["end"] * 16_000
+            async with Wire.stream(here.url, start={}) as newcomer:  # no reason to turn anybody away
+                await newcomer.until("ready")
+                await newcomer.audio(marker_audio(2))
+                await newcomer.say({"type": "stop"})
+                assert whole(await newcomer.finish()) == markers(2)
+            await asyncio.to_thread(shared.start)
+            await wire.say({"type": "stop"})
+            outcome = await wire.finish()
+            heard = await receiving.finish()
+    assert whole(outcome) == markers(WORDS)
+    assert outcome.messages[-1]["finalized"] == len(AUDIO) // 2
+    assert whole(heard) == markers(WORDS)
+    path = f"{there.url}/v1/sessions/{ready['session_id']}"
+    await eventually(lambda: http_get(path).json["state"] == "ended")
+    assert (await get(f"{path}/transcript?format=json")).json["text"].split() == markers(WORDS)
+
+
+async def test_a_redis_that_hangs_holds_nobody_up(spawn: Spawn, shared: RedisServer) -> None:
+    here = start_node(spawn, shared)
+    async with Wire.stream(here.url, start=PCM) as wire:
+        await wire.until("ready")
+        await wire.audio(AUDIO[:HALF])
+        await wire.until("final", 3)
+        await asyncio.to_thread(shared.pause)
+        await wire.audio(AUDIO[HALF:])
+        await wire.say({"type": "stop"})
+        outcome = await wire.finish()
+        assert whole(outcome) == markers(WORDS)
+        await asyncio.to_thread(shared.go_on)
+        await eventually(lambda: metric(http_get(f"{here.url}/metrics").body, "stt_event_log_backlog") == 0)
+
+
+async def test_presence(spawn: Spawn, shared: RedisServer) -> None:
+    here, there = (start_node(spawn, shared) for _ in range(2))
+    async with Wire.stream(here.url, start=PCM) as wire:
+        ready = await wire.until("ready")
+        path = f"{here.url}/v1/sessions/{ready['session_id']}"
+        async with (
+            Wire.stream(here.url, start=receiver(ready["session_id"])),
+            Wire.stream(there.url, start=receiver(ready["session_id"])),
+            Wire.stream(there.url, start=receiver(ready["session_id"])),
+        ):
+            await eventually(lambda: http_get(path).json["receivers"] == 3)
+        await eventually(lambda: http_get(path).json["receivers"] == 0)
+        assert last(wire.outcome) == 0
