@@ -247,7 +247,12 @@ class Channel:
     def _moved(self, left: str, taken: str, code: str) -> None:
         """Another backend goes on; of what was wrong, the client learns the code."""
         self._observer.moved(left, taken)
-        log.warning("backend changed", extra={"session": self._session_id, "from": left, "to": taken, "code": code})
+        log.warning(
+            "backend %s is left, %s goes on",
+            left,
+            taken,
+            extra={"session": self._session_id, "backend": taken, "code": code},
+        )
         self._warn("backend_changed", f"{left} failed ({code}); {taken} goes on")
 
     async def _recognize(self) -> None:

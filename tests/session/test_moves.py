@@ -354,9 +354,9 @@ async def test_the_log_tells_of_a_move_without_a_word_of_the_transcript(caplog: 
             await running.send(marker_audio(4))
             running.session.stop()
     whole(running, 4)
-    (record,) = [r for r in caplog.records if r.message == "backend changed"]
+    (record,) = [r for r in caplog.records if r.message == "backend first is left, second goes on"]
     told = vars(record)
-    assert [told[k] for k in ("session", "from", "to", "code")] == ["test", "first", "second", "scripted"]
+    assert [told[k] for k in ("session", "backend", "code")] == ["test", "second", "scripted"]
     assert "w0" not in caplog.text
 
 
