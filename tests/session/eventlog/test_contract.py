@@ -286,6 +286,15 @@ async def test_releasing(log: EventLog, other: EventLog) -> None:
     assert (claimed.owner, claimed.epoch) == ("there", 2)
 
 
+async def test_an_ended_session_is_not_released(log: EventLog) -> None:
+    session = name()
+    await log.create(record(session))
+    await write(log, session, closed(1))
+    before = await log.read(session)
+    await log.release(session, 1)
+    assert await log.read(session) == before
+
+
 # Deleting
 
 

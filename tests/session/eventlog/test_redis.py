@@ -341,6 +341,7 @@ async def test_followers_of_many_sessions_share_one_connection(redis: RedisServe
 
     await eventually(unsubscribed)
     assert log._subscriber._followers == {}
+    assert log._subscriber._live == set()
     async with following(log, name()):
         pass
 
@@ -370,6 +371,27 @@ async def test_followers_come_back(
         assert await written(log, session, 2) is Outcome.WRITTEN
         while (message := await soon(heard)) != [final(2)]:
             assert message == [], "reconnected once more"
+
+
+async def test_who_begins_to_follow_while_redis_is_away(redis: RedisServer, open_logs: Open) -> None:
+    """Hears nothing, not even that something was missed, until it is back."""
+    log = await open_logs(redis.url)
+    assert isinstance(log, RedisLog)
+    session = name()
+    async with following(log, session) as heard:
+        redis.stop()
+
+        async def noticed() -> bool:
+            return not log._subscriber._live
+
+        await eventually(noticed)
+        async with contextlib.aclosing(log.follow(session)) as late:
+            first = asyncio.ensure_future(anext(late))
+            await asyncio.sleep(0.1)
+            assert not first.done()
+            redis.start()
+            assert await asyncio.wait_for(first, LIMIT) == []
+            assert await soon(heard) == []
 
 
 async def test_a_quiet_connection_stays(redis: RedisServer, open_logs: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,11 @@ def others(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if ".db" not in path.suffix]
 
 
+def content(folder: Path) -> bytes:
+    """Of all files there."""
+    return b"".join(file.read_bytes() for file in folder.iterdir())
+
+
 async def refusal(path: Path) -> str:
     """Why it cannot be opened."""
     log = SqliteLog(path, "here", 100)
@@ -234,7 +239,9 @@ async def test_nothing_is_lost_when_the_process_is_killed(tmp_path: Path) -> Non
         assert process.stdout is not None
         lines = [await asyncio.to_thread(process.stdout.readline) for _ in range(20 + 17 * kill)]
         process.kill()
-        rest, _ = await asyncio.to_thread(process.communicate, timeout=LIMIT)
+        rest = await asyncio.to_thread(process.stdout.read)
+        process.stdout.close()
+        await asyncio.to_thread(process.wait, LIMIT)
         assert process.returncode == -signal.SIGKILL
         last = int((lines + rest.splitlines())[-1].split()[0])
         log = await opened(path)
@@ -268,7 +275,8 @@ async def test_two_processes_on_one_file(tmp_path: Path) -> None:
                 pass
     finally:
         process.kill()
-        await asyncio.to_thread(process.communicate)
+        process.stdout.close()
+        await asyncio.to_thread(process.wait, LIMIT)
     events = await log.events(taken, 1, limit=100_000)
     assert events == [*finals(1, claimed.seq), final(claimed.seq + 1, "ours")]
     await log.close()
@@ -350,7 +358,7 @@ async def test_what_is_forgotten_is_not_on_the_disk(tmp_path: Path) -> None:
         await write(log, session, *(final(seq, f"secret words {session}") for seq in range(1, 200)))
 
     def found(words: str) -> bool:
-        return any(f"secret words {words}".encode() in file.read_bytes() for file in tmp_path.iterdir())
+        return f"secret words {words}".encode() in content(tmp_path)
 
     assert found("of-the-deleted-one")
     await log.delete("of-the-deleted-one")
@@ -359,6 +367,20 @@ async def test_what_is_forgotten_is_not_on_the_disk(tmp_path: Path) -> None:
     clock.now += 101
     assert await log.sweep() == 1
     assert not found("of-the-swept-one")
+    await log.close()
+
+
+async def test_nor_beside_what_is_kept(tmp_path: Path) -> None:
+    """Small events of many sessions share a page."""
+    log = await opened(tmp_path / "log.db")
+    sessions = [name() for _ in range(20)]
+    for session in sessions:
+        await log.create(record(session))
+        await write(log, session, final(1, f"secret {session}"))
+    await log.delete(sessions[10])
+    kept = content(tmp_path)
+    assert f"secret {sessions[9]}".encode() in kept
+    assert f"secret {sessions[10]}".encode() not in kept
     await log.close()
 
 
