@@ -41,7 +41,6 @@ from bridge.protocols.native import FinalMessage, PartialMessage, StartMessage
 
 RATE: Final = 16_000
 CHUNK_SECONDS: Final = 0.1
-SENTENCE: Final = 6
 PROCESSES: Final = 2
 WATCH_SECONDS: Final = 0.25
 JOIN_EVERY: Final = 0.002
@@ -49,6 +48,8 @@ JOIN_EVERY: Final = 0.002
 OPEN_SECONDS: Final = 30.0
 LIMIT_MS: Final = 100.0
 SMALL_BUFFER: Final = 4_096
+ESTABLISHED: Final = 1
+"""TCP_ESTABLISHED of Linux's <net/tcp_states.h>."""
 
 
 class Message(msgspec.Struct):
@@ -179,7 +180,7 @@ async def receive_all(args: argparse.Namespace) -> list[Receipts]:
     print("joined", flush=True)
     await asyncio.to_thread(sys.stdin.readline)  # the sender has begun
     await join("early", "&from_seq=1")
-    await asyncio.sleep(args.seconds / 3)
+    await asyncio.sleep(args.seconds / args.speed / 3)
     await join("late", "&from_seq=1")
     async with asyncio.timeout(args.seconds + OPEN_SECONDS):
         await asyncio.gather(*(r.done for r in receivers))
@@ -205,27 +206,27 @@ class Sent:
         return received - self.at[chunk]
 
 
-def speech(seconds: float) -> bytes:
-    """Sentences of markers."""
+def speech(seconds: float, sentence: int) -> bytes:
+    """Sentences of so many words of markers."""
     parts, at, word = [], 0.0, 0
     while at < seconds:
-        for i in range(SENTENCE):
-            pause = 0.5 if i == SENTENCE - 1 else 0.06
+        for i in range(sentence):
+            pause = 0.5 if i == sentence - 1 else 0.06
             parts.append(marker_audio(1, rate=RATE, pause=pause, first=word))
             word, at = word + 1, at + 0.3 + pause
     return b"".join(parts)
 
 
-async def send(url: str, session_id: str, seconds: float) -> Sent:
-    """Speak in real time."""
+async def send(url: str, session_id: str, args: argparse.Namespace) -> Sent:
+    """Speak, `args.speed` times faster than life."""
     sent = Sent()
     start = StartMessage(encoding="pcm_s16le", session_id=session_id)
     async with connect(url, start, reconnect=None) as client, asyncio.TaskGroup() as tasks:
 
         async def speak() -> None:
-            pcm, size, began = speech(seconds), 2 * round(CHUNK_SECONDS * RATE), time.monotonic()
+            pcm, size, began = speech(args.seconds, args.sentence), 2 * round(CHUNK_SECONDS * RATE), time.monotonic()
             for i, at in enumerate(range(0, len(pcm), size)):
-                if (delay := began + (i + 1) * CHUNK_SECONDS - time.monotonic()) > 0:
+                if (delay := began + (i + 1) * CHUNK_SECONDS / args.speed - time.monotonic()) > 0:
                     await asyncio.sleep(delay)
                 await client.send(pcm[at : at + size])
                 sent.at.append(time.monotonic())
@@ -267,7 +268,7 @@ async def receiving(
     command = [sys.executable, "-m", "bench.fanout", "--receive", url, "--session", session_id]
     processes = [
         await asyncio.create_subprocess_exec(
-            *(*command, "--receivers", str(share), "--seconds", str(args.seconds)),
+            *(*command, "--receivers", str(share), "--seconds", str(args.seconds), "--speed", str(args.speed)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment({}),
@@ -295,6 +296,14 @@ async def watch(pid: int, sizes: list[float]) -> None:
         await asyncio.sleep(WATCH_SECONDS)
 
 
+async def drop_of(silent: socket.socket) -> float:
+    """Seconds until the server drops the connection; the kernel gives no other sign while nothing is read."""
+    began = time.monotonic()
+    while silent.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED:  # noqa: ASYNC110 - no event tells
+        await asyncio.sleep(WATCH_SECONDS)
+    return time.monotonic() - began
+
+
 async def run(args: argparse.Namespace, pid: int, url: str) -> dict[str, object]:
     """Everything; returns the report."""
     session_id = secrets.token_urlsafe(16)
@@ -304,11 +313,14 @@ async def run(args: argparse.Namespace, pid: int, url: str) -> dict[str, object]
     try:
         async with receiving(url, session_id, args) as processes:
             memory["joined"] = resident_mb(pid)
-            with never_reading(url, session_id):
+            with never_reading(url, session_id) as silent:
+                dropping = asyncio.create_task(drop_of(silent))
                 for process in processes:
                     process.stdin.write(b"\n")  # type: ignore[union-attr]
                 cpu, began = cpu_seconds(pid), time.monotonic()
-                sent = await send(url, session_id, args.seconds)
+                sent = await send(url, session_id, args)
+                dropped = round(dropping.result(), 1) if dropping.done() else None
+                dropping.cancel()
                 cpu, wall = cpu_seconds(pid) - cpu, time.monotonic() - began
                 receipts: list[Receipts] = []
                 for process in processes:
@@ -318,6 +330,7 @@ async def run(args: argparse.Namespace, pid: int, url: str) -> dict[str, object]
         watching.cancel()
     memory |= {"most": max(sizes), "after": resident_mb(pid)}
     return report(args, sent, receipts) | {
+        "never_reading_dropped_after_seconds": dropped,
         "server_cpu_percent": round(100 * cpu / wall, 1),
         "server_mb": {name: round(size, 1) for name, size in memory.items()},
     }
@@ -350,6 +363,7 @@ def report(args: argparse.Namespace, sent: Sent, receipts: list[Receipts]) -> di
     return {
         "receivers": len(receipts),
         "seconds": args.seconds,
+        "speed": args.speed,
         "finals": len(sent.finals),
         "lasting_messages": len(wanted),
         "sender_from_audio_ms": percentiles(own),
@@ -368,6 +382,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.fanout", description=__doc__)
     parser.add_argument("--receivers", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=30, help="of speech")
+    parser.add_argument("--sentence", type=int, default=6, help="words in one final; partials grow with it")
+    parser.add_argument("--speed", type=float, default=1, help="times faster than life")
     parser.add_argument("--limit", type=float, default=LIMIT_MS, help="milliseconds, for the 99th percentile")
     parser.add_argument("--receive", metavar="URL", help=argparse.SUPPRESS)
     parser.add_argument("--session", help=argparse.SUPPRESS)
