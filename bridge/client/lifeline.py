@@ -223,7 +223,7 @@ class Lifeline(ABC):
             connection.abort()  # the peer may be gone: a handshake would cost time
             if loop.time() - began >= STEADY_SECONDS:
                 self._progress()
-            connection = self._connection = await self._come_back(loss)
+            connection = await self._come_back(loss)
 
     async def _converse(self, connection: Connection) -> ConnectionLost | None:
         """Until the connection is lost (then: why), or the session is over (None)."""
@@ -318,6 +318,7 @@ class Lifeline(ABC):
         except _TooLateError as exc:
             raise ConnectionLost(f"{loss}; it could not be resumed within {limit:g} s: {exc}") from exc.__cause__
         self.reconnects += 1
+        self._connection = connection  # from here on it is closed with the rest, whatever the caller makes of the news
         self._tell(Resumed(loop.time() - began, attempts, again))
         return connection
 

@@ -172,7 +172,8 @@ class _Talk:
         if kind == "flush":
             server.hear(len(server.audio))
             await self.pump()
-            await self.say_ack()
+            if plan.acks:
+                await self.say_ack()
         elif kind == "stop":
             if not server.stopped:
                 server.stopped = True

@@ -10,6 +10,7 @@ import time
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+from websockets.protocol import State
 
 from bridge.client import (
     Client,
@@ -25,6 +26,7 @@ from bridge.client.connection import CLOSE_SECONDS
 from bridge.client.lifeline import MAX_FAULTS
 from bridge.protocols import native
 from bridge.protocols.native import StartMessage
+from tests.client import fake
 from tests.client.fake import LAG, WORD, FakeServer, Plan
 
 QUICK = Reconnect(base_seconds=0.001, most_seconds=0.01)
@@ -155,7 +157,7 @@ def test_any_breaks(plans: list[Plan], chunk: int, words: int, encoding: str, fl
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("code", ["not_ready", "at_capacity", "shutting_down", "log_unavailable"])
+@pytest.mark.parametrize("code", ["not_ready", "at_capacity", "shutting_down", "log_unavailable", "session_taken"])
 async def test_a_server_that_is_not_ready_yet_is_asked_again(code: str) -> None:
     server = FakeServer(Plan(after_audio=5 * WORD), Plan(refuse=code), Plan(http=503), Plan(drop=True))
     async with server.serving():
@@ -266,6 +268,33 @@ async def test_coded_audio_that_is_not_kept_any_more() -> None:
                 assert_whole(server, noise(40), seen)
 
 
+async def test_a_session_that_has_ended_wants_no_audio() -> None:
+    """Its last messages are to be had, though the audio is no longer there."""
+    small = Reconnect(base_seconds=0.001, ring_bytes=16 * WORD)
+    over = Plan(ready={"resume_token": None, "received_bytes": 0})
+    server = FakeServer(Plan(after_stop=True), over, encoding="flac")
+    async with server.serving():
+        seen, told = await talk(server, noise(40), reconnect=small)
+    assert_whole(server, noise(40), seen)
+    assert server.got == 40 * WORD
+    assert len(told) == 2
+
+
+async def test_send_fails_when_the_session_is_over() -> None:
+    """Also where it waits for room."""
+    server = FakeServer(Plan(after_audio=2 * WORD), Plan(refuse="wrong_token"))
+    chosen = Reconnect(base_seconds=0.5, ring_seconds=0.5)
+    async with server.serving(), connect(server.url, START, reconnect=chosen) as client:
+        async with asyncio.timeout(5):
+            with pytest.raises(ConnectionLost):
+                while True:
+                    await client.send(noise(1))
+        with pytest.raises(ConnectionLost):
+            await client.stop()
+        with pytest.raises(SessionError, match="wrong_token"):
+            _ = [message async for message in client]
+
+
 async def test_a_full_ring_waits_for_the_server_and_not_for_finals() -> None:
     small = Reconnect(base_seconds=0.001, ring_seconds=0.5)
     server = FakeServer()
@@ -309,6 +338,17 @@ async def test_send_goes_on_without_a_connection_until_the_ring_is_full() -> Non
     assert_whole(server, audio, seen)
 
 
+async def test_a_position_inside_of_a_packet() -> None:
+    packets = [bytes([i]) * 40 for i in range(20)]
+    server = FakeServer(Plan(after_audio=400), Plan(ready={"received_bytes": 390}), encoding="opus")
+    async with server.serving(), connect(server.url, START, reconnect=QUICK) as client:
+        for packet in packets:
+            await client.send(packet)
+        await client.stop()
+        _ = [message async for message in client]
+    assert server.packets == packets[:10] + packets[9:]
+
+
 # Flow control
 
 
@@ -325,6 +365,25 @@ async def test_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
         await client.stop()
         seen = [message async for message in client]
     assert_whole(server, noise(40), seen)
+
+
+async def test_the_window_counts_from_what_the_next_server_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake, "LAG", 100 * WORD)
+    server = FakeServer(Plan(after_audio=150 * WORD, restart=True), Plan(acks=False))
+    resumed = asyncio.Event()
+
+    def tell(event: Interrupted | Resumed) -> None:
+        if isinstance(event, Resumed):
+            assert event.again_bytes >= 100 * WORD
+            resumed.set()
+
+    chosen = Reconnect(window_seconds=1, base_seconds=0.001)
+    async with server.serving(), connect(server.url, START, reconnect=chosen, on_reconnect=tell) as client:
+        await client.send(noise(200))
+        await resumed.wait()
+        before = server.got
+        await asyncio.sleep(0.3)
+        assert server.got - before == 10 * WORD
 
 
 async def test_acks_open_the_window() -> None:
@@ -358,6 +417,14 @@ async def test_a_flush_is_repeated_where_it_was_asked_for() -> None:
         ("flush", 9 * WORD),
         ("stop", 20 * WORD),
     ]
+
+
+async def test_a_flush_that_lies_behind_is_not_repeated() -> None:
+    """The server has the audio after it, so it has got the flush."""
+    server = FakeServer(Plan(after_audio=5 * WORD, acks=False), Plan(acks=False))
+    async with server.serving():
+        await talk(server, noise(9), flushes=(3 * WORD,))
+    assert server.said == [("flush", 3 * WORD), ("stop", 9 * WORD)]
 
 
 async def test_an_answered_flush_is_forgotten() -> None:
@@ -395,9 +462,11 @@ async def test_a_caller_who_reads_late_misses_nothing() -> None:
     assert_whole(server, noise(200), seen)
 
 
-async def test_what_the_callback_raises_ends_the_session() -> None:
+@pytest.mark.parametrize("news", [Interrupted, Resumed])
+async def test_what_the_callback_raises_ends_the_session(news: type[Interrupted | Resumed]) -> None:
     def tell(event: Interrupted | Resumed) -> None:
-        raise KeyError("oh dear")
+        if isinstance(event, news):
+            raise KeyError("oh dear")
 
     server = FakeServer(Plan(after_audio=WORD))
     async with server.serving(), connect(server.url, START, on_reconnect=tell) as client:
@@ -406,6 +475,8 @@ async def test_what_the_callback_raises_ends_the_session() -> None:
             _ = [message async for message in client]
         with pytest.raises(ConnectionLost):
             await client.send(b"\0\0")
+        last = client._connection
+    assert last is None or last._websocket.state is State.CLOSED
 
 
 @pytest.mark.parametrize("after", [0, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1])
