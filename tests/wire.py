@@ -319,7 +319,8 @@ def engine_env(
 @contextlib.asynccontextmanager
 async def serve(env: dict[str, str] | None = None, **settings: Any) -> AsyncIterator[str]:
     """A server in this process, on the scripted engine in marker mode unless told otherwise; its address."""
-    chosen = Settings.load(env={}, env_file=None, **{"port": 0, "backend": "scripted"} | settings)
+    private = {"port": 0, "backend": "scripted", "event_log": "sqlite::memory:"}
+    chosen = Settings.load(env={}, env_file=None, **private | settings)
     async with app.serving(chosen, env=engine_env() if env is None else env) as url:
         yield url
 
