@@ -24,6 +24,7 @@ from bridge.client import (
 )
 from bridge.client.connection import CLOSE_SECONDS
 from bridge.client.lifeline import MAX_FAULTS
+from bridge.errors import ERRORS
 from bridge.protocols import native
 from bridge.protocols.native import StartMessage
 from tests.client import fake
@@ -157,7 +158,11 @@ def test_any_breaks(plans: list[Plan], chunk: int, words: int, encoding: str, fl
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("code", ["not_ready", "at_capacity", "shutting_down", "log_unavailable", "session_taken"])
+PASSING = sorted({code for code, row in ERRORS.items() if row.fatal and row.retryable} | {"session_taken"})
+FOR_GOOD = sorted({code for code, row in ERRORS.items() if row.fatal} - {*PASSING, "stopped"})
+
+
+@pytest.mark.parametrize("code", PASSING)
 async def test_a_server_that_is_not_ready_yet_is_asked_again(code: str) -> None:
     server = FakeServer(Plan(after_audio=5 * WORD), Plan(refuse=code), Plan(http=503), Plan(drop=True))
     async with server.serving():
@@ -167,9 +172,7 @@ async def test_a_server_that_is_not_ready_yet_is_asked_again(code: str) -> None:
     assert told[1].attempts == 4
 
 
-@pytest.mark.parametrize(
-    "code", ["wrong_token", "session_expired", "unknown_session", "seq_ahead", "seq_behind", "deleted", "unauthorized"]
-)
+@pytest.mark.parametrize("code", FOR_GOOD)
 async def test_a_refusal_for_good(code: str) -> None:
     server = FakeServer(Plan(after_audio=5 * WORD), Plan(refuse=code))
     async with server.serving():
@@ -247,6 +250,14 @@ async def test_another_session_is_not_taken_for_the_same() -> None:
     server = FakeServer(Plan(after_audio=WORD), *[Plan(ready={"resumed": False})] * 500, resume_seconds=0.2)
     async with server.serving():
         with pytest.raises(ConnectionLost, match="another session"):
+            await talk(server, noise(12))
+
+
+async def test_a_server_that_knows_of_audio_that_was_never_sent() -> None:
+    plans = [Plan(ready={"received_bytes": 10**9})] * 500
+    server = FakeServer(Plan(after_audio=WORD), *plans, resume_seconds=0.2)
+    async with server.serving():
+        with pytest.raises(ConnectionLost, match="wants audio from byte 1000000000 on"):
             await talk(server, noise(12))
 
 
@@ -355,11 +366,11 @@ async def test_a_position_inside_of_a_packet() -> None:
 async def test_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "ACK_PATIENCE_SECONDS", 0.3)
     server = FakeServer(Plan(acks=False))
-    chosen = Reconnect(window_seconds=1)
+    chosen = Reconnect(window_seconds=0.9)
     async with server.serving(), connect(server.url, START, reconnect=chosen) as client:
         await client.send(noise(40))
         await asyncio.sleep(0.15)
-        assert server.got == 10 * WORD, "a second of audio is on its way"
+        assert server.got == 9 * WORD, "0.9 s of audio are on their way"
         await asyncio.sleep(0.4)
         assert server.got == 40 * WORD, "who never acks does not hold the client back for ever"
         await client.stop()
