@@ -7,9 +7,12 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from backends.markers import marker_audio
+from bridge.audio.formats import Encoding
+from tests.audio.encoding import contain
 from tests.conftest import Spawn
 from tests.wire import BINARY, Json, Outcome, Wire, engine_env, eventually, frame, get, http_get, markers, metric, serve
 
@@ -119,6 +122,34 @@ async def test_each_channel_goes_on_where_it_was(spawn: Spawn, tmp_path: Path) -
     for channel in (0, 1):
         assert [w for m in finals if m["channel"] == channel for w in m["text"].split()] == markers(WORDS)
     whole(wire.outcome, outcome)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_coded_audio(spawn: Spawn, tmp_path: Path, killed: bool) -> None:
+    """Where its decoder lives, it goes on; elsewhere it is wanted from its first byte, and what is final is skipped."""
+    coded = contain(Encoding.FLAC, np.frombuffer(AUDIO, "<i2").reshape(-1, 1), 16_000)
+    env = engine_env() | {"STT_EVENT_LOG": f"sqlite:{tmp_path}/log.db"}
+    server = spawn(env)
+    async with Wire.stream(server.url, start={"encoding": "auto"}) as wire:
+        await wire.until("ready")
+        await wire.audio(coded[: len(coded) * 2 // 3], 500)
+        await wire.until("final", 3)
+        if killed:
+            server.process.kill()
+            await wire.finish()
+            server = spawn(env)
+        else:
+            wire.reset()
+    outcome = await finished(server.url, wire.outcome, coded)
+    again = outcome.messages[0]
+    assert (again["received_bytes"] == 0) is killed
+    assert again["finalized"] > 0
+    assert whole(wire.outcome, outcome) == markers(WORDS)
+    acks = [(m["received"], m["finalized"]) for m in outcome.of("ack")]
+    assert acks == sorted(acks)
+    assert acks[0] >= (again["finalized"], again["finalized"])
+    # The encoder's last block may hold silence beyond what was put in.
+    assert outcome.messages[-1]["received"] == outcome.messages[-1]["finalized"] >= len(AUDIO) // 2
 
 
 async def test_a_wav_header_is_counted(spawn: Spawn, tmp_path: Path) -> None:
