@@ -46,6 +46,8 @@ TOUCHED_AT_ONCE: Final = 256
 """Sessions of one round trip of a beat."""
 TOMBSTONE_SECONDS: Final = 86_400.0
 """A deleted session's id is kept at least so long: its owner may be silent for hours before it writes again."""
+LAST_SEQ: Final = (1 << 63) - 1
+"""No event has a greater number."""
 NODE_SECONDS: Final = 30
 """A node that has not beaten for so long has no receivers."""
 
@@ -191,7 +193,7 @@ class RedisLog(EventLog):
     async def events(self, session_id: str, from_seq: int, limit: int = PAGE) -> list[LastingEvent]:
         """Its events from this number on, in order, at most `limit`."""
         found = await self._ask(
-            self._client.xrange(_key(session_id, "e"), min=f"{max(from_seq, 0)}-0", max="+", count=limit)
+            self._client.xrange(_key(session_id, "e"), min=f"{min(max(0, from_seq), LAST_SEQ)}-0", max="+", count=limit)
         )
         return [decode_event(fields[b"k"].decode(), fields[b"d"]) for _, fields in found]
 

@@ -29,7 +29,7 @@ from bridge.session.eventlog.base import (
     encode_event,
 )
 from bridge.session.eventlog.codec import decode_progress, decode_start, encode
-from bridge.session.eventlog.sqlite_file import name_of, open_file, transaction
+from bridge.session.eventlog.sqlite_file import PLACES, name_of, open_file, transaction
 
 ANSWER_SECONDS: Final = 5.0
 """That a caller waits at most for anything."""
@@ -166,8 +166,8 @@ class SqliteLog(EventLog):
         if list(new) != list(range(row["seq"] + 1, seq + 1)):
             return Outcome.MISSING
         db.executemany(
-            "INSERT INTO events (session, seq, kind, data) VALUES (?, ?, ?, ?)",
-            [(row["id"], number, *encode_event(event)) for number, event in new.items()],
+            "INSERT INTO events (place, kind, data) VALUES (?, ?, ?)",
+            [(row["id"] * PLACES + number, *encode_event(event)) for number, event in new.items()],
         )
         now = self._clock()
         db.execute(
@@ -188,9 +188,9 @@ class SqliteLog(EventLog):
 
         def job(db: sqlite3.Connection) -> list[tuple[str, bytes]]:
             found = db.execute(
-                "SELECT kind, data FROM events JOIN sessions ON id = session "
-                "WHERE session_id = ? AND events.seq >= ? ORDER BY events.seq LIMIT ?",
-                (session_id, from_seq, limit),
+                "SELECT kind, data FROM sessions JOIN events ON place BETWEEN id * ?1 + ?2 AND id * ?1 + seq "
+                "WHERE session_id = ?3 ORDER BY place LIMIT ?4",
+                (PLACES, min(max(0, from_seq), PLACES), session_id, limit),
             )
             return found.fetchall()
 
@@ -322,9 +322,9 @@ def _sweep(db: sqlite3.Connection, before: float) -> int:
 
 
 def _forget(db: sqlite3.Connection, keys: Sequence[int]) -> None:
-    rows = [(key,) for key in keys]
-    db.executemany("DELETE FROM events WHERE session = ?", rows)
-    db.executemany("DELETE FROM sessions WHERE id = ?", rows)
+    places = [(key * PLACES, (key + 1) * PLACES) for key in keys]
+    db.executemany("DELETE FROM events WHERE place >= ? AND place < ?", places)
+    db.executemany("DELETE FROM sessions WHERE id = ?", [(key,) for key in keys])
 
 
 def _shrink(db: sqlite3.Connection) -> int:

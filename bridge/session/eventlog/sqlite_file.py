@@ -15,6 +15,8 @@ from bridge.session.eventlog.base import LogUnavailableError
 APPLICATION_ID: Final = 0x53545442  # "STTB": whose file it is
 VERSION: Final = 1
 """Of the tables."""
+PLACES: Final = 1 << 32
+"""The events of session `id` have places from `id * PLACES` on."""
 OPEN_MILLISECONDS: Final = 4_000
 """That a statement waits for other processes while the tables are made: several servers may start at once."""
 BUSY_MILLISECONDS: Final = 500
@@ -32,8 +34,9 @@ _TABLES: Final = (
     "created REAL NOT NULL, progress BLOB NOT NULL, touched REAL NOT NULL, epoch INTEGER NOT NULL, "
     "seq INTEGER NOT NULL, ended REAL, code TEXT)",
     "CREATE INDEX sessions_by_age ON sessions (touched)",
-    "CREATE TABLE events (session INTEGER NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL, data BLOB NOT NULL, "
-    "PRIMARY KEY (session, seq)) WITHOUT ROWID",
+    # `place` is the session's id and the event's number (`PLACES`): in their order without an index of its own. A table
+    # WITHOUT ROWID would put what is longer than a quarter of a page on a page of its own.
+    "CREATE TABLE events (place INTEGER PRIMARY KEY, kind TEXT NOT NULL, data BLOB NOT NULL)",
     "CREATE TABLE deleted (session_id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID",
     "CREATE TABLE nodes (node TEXT PRIMARY KEY, beat REAL NOT NULL) WITHOUT ROWID",
 )

@@ -50,7 +50,18 @@ async def test_pages(log: EventLog) -> None:
     assert await log.events(session, 3, limit=4) == list(finals(3, 6))
     assert await log.events(session, 18) == list(finals(18, 20))
     assert await log.events(session, 21) == []
-    assert await log.events(session, 0, limit=1) == [final(1)]
+    assert await log.events(session, -1, limit=1) == [final(1)]
+    assert await log.events(session, 1 << 80) == []
+
+
+async def test_pages_end_with_the_session(log: EventLog) -> None:
+    first, second = name(), name()
+    for session in (first, second):
+        await log.create(record(session))
+        await write(log, session, *finals(1, 3))
+    assert await log.events(first, 1) == list(finals(1, 3))
+    await log.delete(first)
+    assert await log.events(second, 1) == list(finals(1, 3))
 
 
 async def test_the_record_follows_what_is_written(log: EventLog) -> None:
