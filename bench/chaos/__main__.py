@@ -5,7 +5,8 @@ server is killed, stopped and frozen; the engine fails, stalls and ends its stre
 equal the one without faults, every sequence number to come once and in order. Exit code 1 if anything differs.
 
 `--backend markers`: audio whose words are known. `pocketsphinx`: the project's samples, compared to a run without
-faults. `--fallback`: a second engine of the same kind stands beside, which takes over when the first fails.
+faults. `--log redis --nodes 2`: clients come to any of the servers, and Redis breaks, too. `--fallback`: a second
+engine of the same kind stands beside the first, and takes over when that fails.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.chaos.nodes import serving
 from bench.chaos.recordings import Recording, marker_recordings, sample_recordings
-from bench.chaos.run import Chaos, Plan, counted, references, serving, undisturbed
+from bench.chaos.run import Chaos, Plan, counted, references, undisturbed
 from bench.chaos.supervisor import HOST
 
 ENGINES = {"markers": "scripted", "pocketsphinx": "pocketsphinx"}
@@ -41,8 +43,9 @@ async def run(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     if engine == "pocketsphinx":
         settings["STT_POCKETSPHINX_STREAMS"] = "64"
     said = recordings(args)
-    async with serving(engine, folder, settings) as (server, control):
-        plain = await references(f"ws://{HOST}:{server.port}/v1/stream", said, args.streams)
+    shared = args.log == "redis"
+    async with serving(engine, folder, settings, count=args.nodes, redis=shared) as nodes:
+        plain = await references(f"ws://{HOST}:{nodes.ports[0]}/v1/stream", said, args.streams)
         expected = {h.recording.name: h.recording.expected or h.text for h in plain}
         wrong = [
             f"without faults, {h.recording.name}: {d}" for h in plain for d in h.differences(expected[h.recording.name])
@@ -56,12 +59,14 @@ async def run(args: argparse.Namespace, folder: Path) -> dict[str, object]:
                     for kinds in (plan.link_kinds, plan.engine_kinds, plan.server_kinds)
                 ),
             )
-        chaos = Chaos(server, control, plan, said, expected)
+        chaos = Chaos(nodes, plan, said, expected)
         began = time.monotonic()
         await chaos.run(args.streams)
         wrong += chaos.differences()
         return {
             "backend": args.backend + (" with a fallback" if args.fallback else ""),
+            "event_log": args.log,
+            "nodes": args.nodes,
             "streams": args.streams,
             "seed": args.seed,
             "wall_seconds": round(time.monotonic() - began, 1),
@@ -80,6 +85,8 @@ def main() -> int:
     parser.add_argument("--backend", choices=tuple(ENGINES), default="markers")
     parser.add_argument("--fallback", action="store_true", help="a second engine, for when the first fails")
     parser.add_argument("--streams", type=int, default=4, help="clients at once")
+    parser.add_argument("--log", choices=("sqlite", "redis"), default="sqlite", help="the event log")
+    parser.add_argument("--nodes", type=int, default=1, help="servers; several need Redis")
     parser.add_argument("--seconds", type=float, default=20, help="of audio in the longest session")
     parser.add_argument("--client-seconds", type=float, default=5, help="mean time between two faults of one client")
     parser.add_argument("--server-seconds", type=float, default=12, help="mean time between two faults of the server")
@@ -87,6 +94,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10_000))
     parser.add_argument("--keep", type=Path, help="folder for the server's log (default: one that is deleted)")
     args = parser.parse_args()
+    if args.nodes > 1 and args.log != "redis":
+        parser.error("several servers need --log redis")
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = args.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ import random
 import socket
 import struct
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, Final
 
 KINDS: Final = ("fin", "reset", "mid_frame", "half_open", "freeze")
@@ -125,11 +125,11 @@ class Link:
 
 
 class Proxy:
-    """Listens on a port of its own for one client; where to it connects may be down at times."""
+    """Listens on a port of its own for one client, and connects it to any of the servers that is not down."""
 
-    def __init__(self, host: str, port: int, rng: random.Random) -> None:
+    def __init__(self, host: str, ports: Sequence[int], rng: random.Random) -> None:
         self.host = host
-        self.port = port
+        self.ports = ports
         self.connections = 0
         """How many the server has taken."""
         self.address = ("", 0)
@@ -139,9 +139,9 @@ class Proxy:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def to(cls, host: str, port: int, rng: random.Random) -> AsyncGenerator[Proxy]:
+    async def to(cls, host: str, ports: Sequence[int], rng: random.Random) -> AsyncGenerator[Proxy]:
         """A proxy that listens; in the end every connection is reset."""
-        proxy = cls(host, port, rng)
+        proxy = cls(host, ports, rng)
         server = await asyncio.start_server(proxy._accept, "127.0.0.1", 0)
         proxy.address = server.sockets[0].getsockname()[:2]
         try:
@@ -164,16 +164,21 @@ class Proxy:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        for port in self._rng.sample(self.ports, len(self.ports)):
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    return await asyncio.open_connection(self.host, port)
+        return None
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("no task")
         self._tasks.add(task)
         try:
-            try:
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    server = await asyncio.open_connection(self.host, self.port)
-            except (OSError, TimeoutError):
+            server = await self._connect()
+            if server is None:
                 _reset(writer)
                 return
             self.connections += 1

@@ -7,16 +7,17 @@ import contextlib
 import itertools
 import math
 import random
+import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from bench.chaos import faulty, proxy
-from bench.chaos.faulty import Command, tell
+from bench.chaos.faulty import Command
+from bench.chaos.nodes import Nodes
 from bench.chaos.proxy import Proxy
 from bench.chaos.recordings import Recording
 from bench.chaos.supervisor import HOST, Supervisor
@@ -24,6 +25,8 @@ from bench.chaos.talk import Heard, listen, talk
 from bench.process import resident_mb
 
 SERVER_KINDS: Final = ("kill", "terminate", "pause")
+REDIS_KINDS: Final = ("redis_stop", "redis_kill", "redis_pause")
+REDIS_SECONDS: Final = (0.5, 10.0)
 DOWN_SECONDS: Final = (0.0, 1.5)
 """How long a server that was killed or stopped stays away before it is started again."""
 LISTENERS: Final = 0.2
@@ -87,10 +90,9 @@ def _url(port: int) -> str:
 
 @dataclass
 class Chaos:
-    """A run against one server. `references` holds the transcript of each recording."""
+    """A run against all servers. `references` holds the transcript of each recording."""
 
-    server: Supervisor
-    control: Path
+    nodes: Nodes
     plan: Plan
     recordings: Sequence[Recording]
     references: Mapping[str, str]
@@ -112,13 +114,13 @@ class Chaos:
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             for _ in range(clients):
                 rng = random.Random(self._rng.random())
-                way, back = [await stack.enter_async_context(Proxy.to(HOST, self.server.port, rng)) for _ in range(2)]
+                way, back = [await stack.enter_async_context(Proxy.to(HOST, self.nodes.ports, rng)) for _ in range(2)]
                 self._clients.append(Client(way, back, rng))
             for client in self._clients:
                 tasks.create_task(self._talk(client))
                 tasks.create_task(self._break_client(client))
             tasks.create_task(self._break_server())
-        self.memory = resident_mb(self.server.pid)
+        self.memory = max(resident_mb(node.server.pid) for node in self.nodes.all)
 
     @property
     def resumes(self) -> int:
@@ -154,24 +156,42 @@ class Chaos:
                 at = await client.proxy.strike(kind)
             else:
                 at = time.monotonic()
-                if not await tell(self.control, Command(kind, None if kind == "down" else heard.session_id)):
+                if not await self.nodes.tell(Command(kind, None if kind == "down" else heard.session_id)):
                     continue  # it has no stream just now, or the server is away
             if at is not None:
                 self._note(kind, at, self._talking if kind == "down" else [heard] if heard else [])
 
     async def _break_server(self) -> None:
-        deck = Deck(self.plan.server_kinds, self._rng)
+        deck = Deck([*self.plan.server_kinds, *(REDIS_KINDS if self.nodes.redis else ())], self._rng)
         while self.plan.server_kinds and await self._pause(
             FIRST_SECONDS + self._rng.expovariate(1 / self.plan.server_seconds)
         ):
             kind, at, hit = deck.draw(), time.monotonic(), self._talking
-            if kind == "pause":
-                await self.server.pause(self._rng.uniform(*PAUSE_SECONDS))
+            if kind in REDIS_KINDS:
+                await self._break_redis(kind)
             else:
-                await (self.server.kill() if kind == "kill" else self.server.terminate())
-                await asyncio.sleep(self._rng.uniform(*DOWN_SECONDS))
-                await self.server.start()
+                await self._break_node(kind, self._rng.choice(self.nodes.all).server)
             self._note(kind, at, hit)
+
+    async def _break_node(self, kind: str, server: Supervisor) -> None:
+        if kind == "pause":
+            await server.pause(self._rng.uniform(*PAUSE_SECONDS))
+            return
+        await (server.kill() if kind == "kill" else server.terminate())
+        await asyncio.sleep(self._rng.uniform(*DOWN_SECONDS))
+        await server.start()
+
+    async def _break_redis(self, kind: str) -> None:
+        redis = self.nodes.redis
+        if redis is None:
+            raise RuntimeError("no Redis")
+        seconds = self._rng.uniform(*REDIS_SECONDS)
+        if kind == "redis_pause":
+            await redis.pause(seconds)
+            return
+        await redis.stop(signal.SIGKILL if kind == "redis_kill" else signal.SIGTERM)
+        await asyncio.sleep(seconds)
+        await redis.start()
 
     @property
     def _talking(self) -> list[Heard]:
@@ -198,7 +218,7 @@ class Chaos:
                 f"{self._described(heard)}: {sentence}"
                 for sentence in heard.differences(self.references[heard.recording.name])
             ]
-        return found + [f"the server's log: {line[:2_000]}" for line in self.server.surprises]
+        return found + [f"a server's log: {line[:2_000]}" for line in self.nodes.surprises]
 
     def worst(self, count: int = 3) -> list[str]:
         """The longest times that senders' clients heard nothing, and what had struck them."""
@@ -255,24 +275,6 @@ async def references(url: str, recordings: Sequence[Recording], at_once: int) ->
     return await asyncio.gather(*(one(r) for r in recordings))
 
 
-@contextlib.asynccontextmanager
-async def serving(engine: str, folder: Path, settings: Mapping[str, str]) -> AsyncGenerator[tuple[Supervisor, Path]]:
-    """A server on the engine `faulty` with `engine` inside, and the socket of its commands."""
-    control = folder / "control"
-    env = {
-        **faulty.installed(folder / "plugin"),
-        "STT_BACKEND": "faulty",
-        "STT_FAULTY_ENGINE": engine,
-        "STT_FAULTY_CONTROL": str(control),
-        "STT_SCRIPTED_MODE": "markers",
-        "STT_EVENT_LOG": f"sqlite:{folder / 'sessions.db'}",
-        "STT_STALL_SECONDS": "3",
-        **settings,
-    }
-    async with Supervisor.running(env, folder / "server.log") as server:
-        yield server, control
-
-
 def counted(chaos: Chaos) -> dict[str, Any]:
     """Figures of the run."""
     warnings: Counter[str] = Counter()
@@ -287,7 +289,7 @@ def counted(chaos: Chaos) -> dict[str, Any]:
         "words": sum(len(h.text.split()) for h in chaos.heard),
         "lasting_messages": sum(len(h.seqs) for h in chaos.heard),
         "resumes": chaos.resumes,
-        "server_starts": chaos.server.starts,
+        "server_starts": sum(node.server.starts for node in chaos.nodes.all),
         "server_mb": round(chaos.memory, 1),
         "latest_final_seconds": round(max((h.late for h in chaos.heard), default=0.0), 2),
         "warnings": dict(warnings),

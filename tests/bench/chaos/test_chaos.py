@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from bench.chaos import faulty, proxy
+from bench.chaos.nodes import serving
 from bench.chaos.recordings import marker_recordings
-from bench.chaos.run import Chaos, Plan, counted, serving
+from bench.chaos.run import Chaos, Plan, counted
 
 FAULTS = 24
 
@@ -17,9 +18,9 @@ FAULTS = 24
 @pytest.mark.timeout(150)
 async def test_no_word_is_lost_whatever_breaks(tmp_path: Path) -> None:
     recordings = marker_recordings(3, 9, seed=5)
-    async with serving("scripted", tmp_path, {"STT_LOG_LEVEL": "info"}) as (server, control):
+    async with serving("scripted", tmp_path, {"STT_LOG_LEVEL": "info"}) as nodes:
         plan = Plan(FAULTS, seed=5, client_seconds=2.5, server_seconds=3)
-        chaos = Chaos(server, control, plan, recordings, {r.name: r.expected or "" for r in recordings})
+        chaos = Chaos(nodes, plan, recordings, {r.name: r.expected or "" for r in recordings})
         await chaos.run(3)
         assert chaos.differences() == []
         figures = counted(chaos)

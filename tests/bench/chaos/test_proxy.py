@@ -48,7 +48,7 @@ async def upstream() -> AsyncGenerator[tuple[Upstream, int]]:
 
 @contextlib.asynccontextmanager
 async def through(port: int, seed: int = 1) -> AsyncGenerator[tuple[Proxy, asyncio.StreamReader, asyncio.StreamWriter]]:
-    async with Proxy.to("127.0.0.1", port, random.Random(seed)) as proxy, asyncio.timeout(LIMIT):
+    async with Proxy.to("127.0.0.1", [port], random.Random(seed)) as proxy, asyncio.timeout(LIMIT):
         reader, writer = await asyncio.open_connection(*proxy.address)
         try:
             yield proxy, reader, writer
@@ -146,3 +146,16 @@ async def test_a_client_of_a_server_that_is_away_is_reset() -> None:
         assert await ends(reader) == "reset"
         assert way.connections == 0
         assert await way.strike("fin") is None
+
+
+async def test_a_client_comes_to_any_server_that_is_not_down(upstream: tuple[Upstream, int]) -> None:
+    unused = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    down = unused.sockets[0].getsockname()[1]
+    unused.close()
+    await unused.wait_closed()
+    async with Proxy.to("127.0.0.1", [down, upstream[1]], random.Random(1)) as way, asyncio.timeout(LIMIT):
+        for _ in range(8):
+            reader, writer = await asyncio.open_connection(*way.address)
+            writer.write(b"here")
+            assert await reader.readexactly(4) == b"here"
+            writer.close()
