@@ -15,9 +15,10 @@ OFF: Final = "off"
 INSTALL: Final = "pip install 'stt-bridge[cluster]'"
 _REDIS: Final = ("redis", "rediss", "unix")
 _ALLOWED: Final = (
-    "should be `sqlite:` (a file in the state folder), `sqlite:PATH`, `sqlite::memory:`, "
-    "`redis://HOST[:PORT][/NUMBER]`, `rediss://…`, `unix://PATH` or `off`"
+    "the value given is not allowed: it should be `sqlite:` (a file in the state folder), `sqlite:PATH`, "
+    "`sqlite::memory:`, `redis://HOST[:PORT][/NUMBER]`, `rediss://…`, `unix://PATH` or `off`"
 )
+_HALF: Final = "the value given is not allowed: it should have a number as its port, and `@` between password and host"
 
 
 class MissingPackageError(Exception):
@@ -39,7 +40,7 @@ def check_url(url: str) -> str:
         host = scheme == "unix" or urlsplit(url).hostname
         _ = urlsplit(url).port
     except ValueError:  # its sentence shows what stands there, maybe the end of a password
-        raise ValueError("should have a number as its port, and `@` between password and host") from None
+        raise ValueError(_HALF) from None
     if not host:
         raise ValueError(_ALLOWED)
     return url
@@ -80,4 +81,4 @@ def default_path(env: Mapping[str, str] | None = None) -> Path:
     try:
         return Path.home() / ".local" / "state" / "stt-bridge" / "sessions.db"
     except RuntimeError:  # a container's user without an entry in /etc/passwd
-        raise ValueError("should name a file (`sqlite:/PATH`): this user has no home folder") from None
+        raise ValueError("it should name a file (`sqlite:/PATH`): this user has no home folder") from None
