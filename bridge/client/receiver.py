@@ -96,7 +96,9 @@ class Receiver(Lifeline):
         if self._task is None and self._from is not None:
             self._last = self._from - 1
         elif self._task is None:
-            # Of a session that has ended, `closed` is still to come.
-            self._last = first.last_seq - (first.state == "ended")
+            self._last = first.last_seq
+        if first.state == "ended" and first.last_seq <= self._last:
+            # It counts as told, but `closed` is still to come: the session ended before, or between two connections.
+            self._last = first.last_seq - 1
         self.joined = first
         return 0

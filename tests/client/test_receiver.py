@@ -66,6 +66,13 @@ async def test_a_session_that_has_ended() -> None:
     assert await heard(Script([joined(5, "ended"), closed(5)])) == [5]
 
 
+async def test_a_session_that_ends_between_two_connections() -> None:
+    """Its `closed` counts as said before the first one, and comes with none."""
+    script = Script([joined(5, "held")], [joined(5, "ended")], [joined(5, "ended"), closed(5)])
+    assert await heard(script) == [5]
+    assert [start.get("from_seq") for start in script.starts] == [None, 6, 5]
+
+
 async def test_a_gap_is_asked_for() -> None:
     script = Script([joined(1), final(3)], [joined(3), final(2), final(3), closed(4)])
     assert await heard(script) == [2, 3, 4]

@@ -216,7 +216,7 @@ def test_somebody_elses_session(server: str, quiet_wav: Path, capsys: pytest.Cap
     assert capsys.readouterr() == (HEARD, "")
     assert main(["stream", "--receive", name, "--url", server, "--json", *KEY]) == Exit.OK
     messages = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert (messages[0]["type"], messages[0]["state"]) == ("joined", "ended")
+    assert (messages[0]["type"], messages[-1]["type"]) == ("joined", "closed")
     assert [m["seq"] for m in messages[1:]] == list(range(1, messages[0]["last_seq"] + 1))
 
 
