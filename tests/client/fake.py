@@ -38,6 +38,7 @@ class Plan:
     after_audio: int | None = None  # bytes
     after_messages: int | None = None  # lasting ones
     after_stop: bool = False
+    linger: float = 0  # seconds before the cut
     cut: Cut = "reset"
     code: str = "shutting_down"  # of `closed`, where that is the cut
     restart: bool = False  # the next connection meets a server that has only the log
@@ -62,6 +63,7 @@ class FakeServer:
         self.got = 0  # bytes, over all connections
         self.final = 0  # bytes
         self.stopped = False
+        self.open = 0  # connections
         self.release = asyncio.Event()  # ends what is frozen
 
     @contextlib.asynccontextmanager
@@ -85,8 +87,10 @@ class FakeServer:
 
     async def _handle(self, connection: ServerConnection) -> None:
         plan = self.plans.pop(0) if self.plans else Plan()
+        self.open += 1
         with contextlib.suppress(ConnectionClosed):
             await _Talk(self, connection, plan).run()
+        self.open -= 1
 
     def restart(self) -> None:
         """What a server that has only the log knows; a session that has ended is not run again."""
@@ -132,9 +136,6 @@ class _Talk:
         if plan.drop:
             return self.break_off()
         if plan.refuse is not None:
-            retryable = ERRORS[plan.refuse].retryable
-            error = {"type": "error", "code": plan.refuse, "message": "No.", "fatal": True, "retryable": retryable}
-            await self.say(error)
             return await self.say_closed(plan.refuse)
         resumed = "resume_token" in start
         self.next = start.get("from_seq", len(server.events) + 1)
@@ -206,11 +207,15 @@ class _Talk:
         await self.say({"type": "ack", "received": frames, "finalized": self.server.final // 2})
 
     async def say_closed(self, code: str) -> None:
+        if code in ERRORS:
+            retryable = ERRORS[code].retryable
+            await self.say({"type": "error", "code": code, "message": "No.", "fatal": True, "retryable": retryable})
         await self.say({"type": "closed", "code": code, "received": 0, "finalized": 0, "duration": 0})
         await self.connection.close()
 
     async def cut(self) -> None:
         cut = self.plan.cut
+        await asyncio.sleep(self.plan.linger)
         if cut == "closed":
             await self.say_closed(self.plan.code)
         elif cut == "close":
