@@ -15,6 +15,7 @@ from bridge.client import (
     Reconnect,
     Resumed,
     connect,
+    mailbox,
 )
 from bridge.client.connection import CLOSE_SECONDS
 from tests.client.fake import WORD, FakeServer, Plan
@@ -29,6 +30,20 @@ async def test_a_caller_who_reads_late_misses_nothing() -> None:
         await asyncio.sleep(0.3)
         seen = [message async for message in client]
     assert_whole(server, noise(200), seen)
+
+
+async def test_who_does_not_read_is_not_kept_from_a_living_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is heard of the server because nobody listens."""
+    monkeypatch.setattr(mailbox, "MAX_LASTING", 2)
+    server = FakeServer()
+    chosen = Reconnect(silence_seconds=0.1, base_seconds=0.001)
+    async with server.serving(), connect(server.url, START, reconnect=chosen) as client:
+        await client.send(noise(100))
+        await asyncio.sleep(0.6)
+        await client.stop()
+        seen = [message async for message in client]
+    assert_whole(server, noise(100), seen)
+    assert client.reconnects == 0
 
 
 @pytest.mark.parametrize("news", [Interrupted, Resumed])
