@@ -12,7 +12,7 @@ from backends.markers import marker_audio
 from tests.conftest import Spawn
 from tests.redis import RedisServer, redis_server
 from tests.test_resume import AUDIO, HALF, PCM, WORDS, finished, last, papers, whole
-from tests.wire import Json, Process, Wire, engine_env, eventually, get, http_get, markers, metric
+from tests.wire import Json, Outcome, Process, Wire, engine_env, eventually, get, http_get, markers, metric
 
 
 @pytest.fixture
@@ -80,6 +80,29 @@ async def test_a_server_that_lost_its_session_has_no_say(spawn: Spawn, shared: R
     for message in gone.messages:
         if "seq" in message:
             assert told[message["seq"]] == message
+
+
+async def test_a_sender_that_comes_back_to_a_server_that_lost_its_session_unawares(
+    spawn: Spawn, shared: RedisServer
+) -> None:
+    """As a load balancer sends it: there and back, before the first server had anything to write."""
+    nodes = [start_node(spawn, shared) for _ in range(2)]
+    async with Wire.stream(nodes[0].url, start=PCM) as wire:
+        ready = await wire.until("ready")
+        await wire.audio(AUDIO[:HALF])
+        await wire.until("final", 3)
+    outcomes = [wire.outcome]
+    for turn in (1, 0, 1):
+        async with Wire.stream(nodes[turn].url, start=papers(ready, from_seq=max(map(last, outcomes)) + 1)) as wire:
+            again = await wire.until("ready")
+            assert again["resumed"]
+            if turn == 0:  # more is final there than the other one knows of
+                await wire.audio(AUDIO[again["received_bytes"] : HALF + 64_000])
+                await wire.until("final")
+        outcomes.append(wire.outcome)
+    former = Outcome(messages=[message for outcome in outcomes for message in outcome.messages])
+    outcomes.append(await finished(nodes[0].url, former))
+    assert whole(*outcomes) == markers(WORDS)
 
 
 @pytest.mark.parametrize("emptied", [False, True])

@@ -20,6 +20,7 @@ from bridge.protocols.events import Join, Joined, Presence, Ready, Resume, Serve
 from bridge.session.eventlog.base import (
     EventLog,
     LogUnavailableError,
+    Outcome,
     Progress,
     SessionExistsError,
     SessionRecord,
@@ -164,6 +165,7 @@ class Reception:
         live = self._live.get(resume.session_id)
         if live is not None:
             check_token(live.record, resume.token)
+            await self._look_after(live)
             if not live.session.suspended and not live.ended.is_set():
                 self.manager.metrics.resumes.labels("held").inc()
                 return live.attach(
@@ -198,6 +200,20 @@ class Reception:
         except BridgeError:
             live.session.suspend("taken_over")  # as it was before: held by nobody
             raise
+
+    async def _look_after(self, live: Live) -> None:
+        """Find out whether the session is still this server's.
+
+        Its client may have gone on at another one, and come back before there was anything to write, which would have
+        been refused. While the log is away, nobody else can have it.
+        """
+        if live.log is None or self.journal is None or self.journal.down:
+            return
+        with contextlib.suppress(LogUnavailableError, TimeoutError):
+            async with asyncio.timeout(LOG_SECONDS):
+                record = await live.log.read(live.session.id)
+            if record is not None and record.epoch > live.publisher.epoch and live.publisher.owned:
+                live.publisher.refused(Outcome.SUPERSEDED)
 
     async def _restore(self, event_log: EventLog, session_id: str) -> Live:
         """Go on with a session of another server, or of this one's last life."""
