@@ -91,6 +91,8 @@ class Connection:
         Raises:
             ConnectionLost: the connection is closed. If the server said why, `receive` tells.
         """
+        if self._websocket.transport.is_closing():  # what is written then goes nowhere, and nothing would say so
+            raise ConnectionLost(self._why or "the connection broke off")
         try:
             await self._websocket.send(audio)
         except ConnectionClosed as exc:

@@ -37,6 +37,24 @@ async def test_coded_audio_that_is_not_kept_any_more() -> None:
                 assert_whole(server, noise(40), seen)
 
 
+async def test_audio_is_not_given_to_a_connection_that_was_cut() -> None:
+    """Else it would count as sent, and coded audio is forgotten some time after that."""
+    server = FakeServer(encoding="flac")
+    async with server.serving(), connect(server.url, START, reconnect=QUICK) as client:
+        await client.send(noise(1))
+        await asyncio.sleep(0.05)
+        assert client._connection is not None
+        client._connection.abort()
+        before = client._cursor
+        await client.send(noise(30))
+        client._wanted.wake()
+        await asyncio.sleep(0)
+        assert client._cursor == before
+        await client.stop()
+        assert [message async for message in client]
+    assert bytes(server.audio) == noise(1) + noise(30)
+
+
 async def test_a_session_that_has_ended_wants_no_audio() -> None:
     """Its last messages are to be had, though the audio is no longer there."""
     small = Reconnect(base_seconds=0.001, ring_bytes=16 * WORD)
