@@ -58,6 +58,7 @@ ENV: Final = {
     "STT_SCRIPTED_MODE": "markers",
     "STT_START_SECONDS": "1",
     "STT_IDLE_SECONDS": "2",
+    "STT_RESUME_SECONDS": "0.5",
     "STT_SEND_SECONDS": "2",
     "STT_PING_SECONDS": "1",
     "STT_PING_TIMEOUT_SECONDS": "2",

@@ -158,7 +158,7 @@ async def test_a_wav_header_is_counted(spawn: Spawn, tmp_path: Path) -> None:
     header += (1).to_bytes(2, "little") + (16_000).to_bytes(4, "little") + (32_000).to_bytes(4, "little")
     header += (2).to_bytes(2, "little") + (16).to_bytes(2, "little") + b"data\xff\xff\xff\xff"
     audio = header + AUDIO
-    env = engine_env() | {"STT_EVENT_LOG": f"sqlite:{tmp_path}/log.db"}
+    env = engine_env() | {"STT_EVENT_LOG": f"sqlite:{tmp_path}/log.db", "STT_ACK_SECONDS": "0.02"}
     server = spawn(env)
     outcomes = []
     async with Wire.stream(server.url, start=PCM) as wire:

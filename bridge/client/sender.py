@@ -156,9 +156,8 @@ class Client(Lifeline):
             ConnectionLost: see `send`.
         """
         self._check()
-        if not self._flushes or self._flushes[-1] != self._ring.end:
-            self._flushes.append(self._ring.end)
-            del self._flushes[:-MAX_FLUSHES]
+        self._flushes.append(self._ring.end)
+        del self._flushes[:-MAX_FLUSHES]
         self._wanted.wake()
 
     async def stop(self) -> None:
@@ -281,7 +280,7 @@ class Client(Lifeline):
             raise ConnectError(f"{self._url}: the server wants audio from byte {at} on of {self._ring.end}")
         if ready.resume_token is None:
             # It has ended meanwhile: only messages are left.
-            self._done_sending = True
+            pass
             return 0
         if at < self._ring.start:
             raise SessionError(

@@ -23,6 +23,8 @@ class Outbox:
 
     def __init__(self, limit: int, *, partials: bool = True, acks: bool = True) -> None:
         self.overflowed = False
+        self.acked = Ack(0, 0)
+        """What the receiver was told last; nobody is told of less."""
         self._limit = limit
         self._wants_partials = partials
         self._wants_acks = acks
@@ -46,9 +48,9 @@ class Outbox:
                 return
             self._partials[event.channel] = event
         elif isinstance(event, Ack):
-            if not self._wants_acks:
+            if not self._wants_acks or event.received < self.acked.received or event.finalized < self.acked.finalized:
                 return
-            self._ack = event
+            self._ack = self.acked = event
         else:
             if isinstance(event, FinalEvent):
                 self._partials.pop(event.channel, None)  # the final replaces it
@@ -96,6 +98,7 @@ class Hub:
         self._limit = outbox_limit
         self._outboxes: list[Outbox] = []
         self._history: deque[LastingEvent] = deque(maxlen=history)
+        self._passing: dict[object, Partial | Ack] = {}  # the last of each kind that still counts
 
     @property
     def receivers(self) -> int:
@@ -109,7 +112,9 @@ class Hub:
         return outbox
 
     def attach(self, outbox: Outbox) -> None:
-        """Put every event from the next one on into it, too."""
+        """Put every event from the next one on into it, too; of the passing ones, the last before."""
+        for event in self._passing.values():
+            outbox.put(event)
         self._outboxes.append(outbox)
 
     def unsubscribe(self, outbox: Outbox) -> None:
@@ -127,16 +132,27 @@ class Hub:
                 return False
             self.seq = seq
             self._history.append(event)  # type: ignore[arg-type]  # what has a number is lasting
+            if isinstance(event, FinalEvent):
+                self._passing.pop((Partial, event.channel), None)
+        elif isinstance(event, Partial):
+            self._passing[Partial, event.channel] = event
+        elif isinstance(event, Ack):
+            self._passing[Ack] = event
         for outbox in self._outboxes:
             outbox.put(event)
         if isinstance(event, Closed):
             self.closed = event.seq is not None
             self._outboxes.clear()
+            self._passing.clear()
         return True
 
     def deliver_all(self, events: Iterable[ServerEvent]) -> bool:
         """One after the other; stops at a gap and returns False."""
         return all(self.deliver(event) for event in events)
+
+    def remember(self, count: int) -> None:
+        """So many lasting events from now on."""
+        self._history = deque(self._history, maxlen=count)
 
     def skip_to(self, events: Sequence[LastingEvent]) -> None:
         """Deliver these although some before them are lost for good."""

@@ -13,7 +13,14 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from bridge.protocols.events import Ack, Partial
-from bridge.session.eventlog.base import Entry, EventLog, LogUnavailableError, Outcome, SessionRecord
+from bridge.session.eventlog.base import (
+    Entry,
+    EventLog,
+    LogUnavailableError,
+    Outcome,
+    SessionExistsError,
+    SessionRecord,
+)
 from bridge.session.publisher import Position, Publisher
 
 log = logging.getLogger(__name__)
@@ -182,6 +189,8 @@ class Journal:
                 publisher.rewind(publisher.hub.remembered if events is None else events)
                 if not whole:
                     await self.log.create(dataclasses.replace(record, seq=publisher.first_unlogged - 1), replace=True)
+        except SessionExistsError:  # it goes on elsewhere, in a later epoch
+            publisher.refused(Outcome.SUPERSEDED)
         except (LogUnavailableError, TimeoutError) as exc:
             self._failed(exc, 0)
         # It is noted again with what it has; if the log was away, the next write finds that out.

@@ -8,7 +8,7 @@ import hmac
 import logging
 
 from bridge.errors import BridgeError
-from bridge.protocols.events import Closed
+from bridge.protocols.events import Ack, Closed
 from bridge.session.eventlog.base import EventLog, Outcome, SessionRecord
 from bridge.session.feed import Feed
 from bridge.session.publisher import Publisher
@@ -128,6 +128,7 @@ class Live:
             partials=partials,
             limit=self._outbox_events,
         )
+        feed.outbox.acked = Ack(ready.received, ready.finalized)
         self.sender = Sender(self, feed)
         return self.sender
 

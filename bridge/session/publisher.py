@@ -27,10 +27,11 @@ BACKLOG: Final = 5_000
 
 
 class Position(NamedTuple):
-    """How far a session is: for the log, and in frames at the client's rate."""
+    """How far a session is, for the log and in frames at the client's rate, and at which backend."""
 
     progress: Progress
     finalized: int
+    backend: str = ""
 
 
 class Writer(Protocol):
@@ -66,7 +67,6 @@ class Publisher:
         self.hub = hub
         self.session_id = session_id
         self.epoch = epoch
-        self.backend = ""
         self.seq = seq
         """The number of the last lasting event."""
         self.position: Callable[[], Position] | None = None
@@ -92,6 +92,10 @@ class Publisher:
     def owned(self) -> bool:
         """Whether the session is still this server's."""
         return not self._superseded
+
+    def told_finalized(self, finalized: int) -> int:
+        """As much of it as a client may rely on: what the log knows, if there is one."""
+        return finalized if self._writer is None else min(finalized, self._logged_final)
 
     def next_seq(self) -> int:
         """The number of the next lasting event; to be published at once."""
@@ -160,7 +164,7 @@ class Publisher:
         if not self.pending or self.position is None:
             return None
         position = self.position()
-        return Entry(self.session_id, self.epoch, tuple(self._unlogged), position.progress, self.backend), position
+        return Entry(self.session_id, self.epoch, tuple(self._unlogged), position.progress, position.backend), position
 
     def written(self, entry: Entry, position: Position) -> None:
         """The entry is in the log: what waited for it is delivered."""
@@ -230,8 +234,6 @@ class Publisher:
 
     def _capped(self, ack: Ack) -> Ack:
         """With what the log knows, as long as there is one."""
-        if self._writer is None or ack.finalized <= self._logged_final:
-            self._held_ack = None
-            return ack
-        self._held_ack = ack
-        return dataclasses.replace(ack, finalized=self._logged_final)
+        told = self.told_finalized(ack.finalized)
+        self._held_ack = ack if told < ack.finalized else None
+        return ack if told == ack.finalized else dataclasses.replace(ack, finalized=told)

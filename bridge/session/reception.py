@@ -266,7 +266,7 @@ class Reception:
     ) -> None:
         """The session's whole life on this server."""
         session_id = record.session_id
-        room = await self._room(record)
+        room = await self._room(record, stored=event_log is not None)
         live: Live | None = None
         try:
             publisher = Publisher(
@@ -302,10 +302,10 @@ class Reception:
                     del self._live[session_id]
             self.rooms.left(session_id)
 
-    async def _room(self, record: SessionRecord) -> Room:
+    async def _room(self, record: SessionRecord, *, stored: bool) -> Room:
         try:
             async with asyncio.timeout(LOG_SECONDS):
-                return await self.rooms.runs_here(record.session_id, record.seq)
+                return await self.rooms.runs_here(record.session_id, record.seq, stored=stored)
         except (LogUnavailableError, TimeoutError) as exc:
             raise BridgeError("log_unavailable") from exc
 

@@ -18,8 +18,8 @@ from bridge.session.hub import HISTORY, Hub
 
 log = logging.getLogger(__name__)
 
-SHARED_HISTORY: Final = 256
-"""Events that a hub remembers where a log may come back empty: what it lost is written again from here."""
+LONG_HISTORY: Final = 256
+"""Events that a hub remembers where no log does, or where it may come back empty: what it lost is written again."""
 RETRY_SECONDS: Final = 0.5
 """Between tries to read a log that is away."""
 
@@ -59,20 +59,24 @@ class Rooms:
         room = self._rooms.get(session_id)
         if room is None:
             shared = self._log is not None and self._log.shared
-            hub = Hub(self._limit, seq=seq, history=SHARED_HISTORY if shared else HISTORY)
+            hub = Hub(self._limit, seq=seq, history=LONG_HISTORY if shared else HISTORY)
             room = self._rooms[session_id] = Room(session_id, hub)
         return room
 
     # The session itself
 
-    async def runs_here(self, session_id: str, seq: int) -> Room:
+    async def runs_here(self, session_id: str, seq: int, *, stored: bool) -> Room:
         """A session begins or goes on here, behind the event `seq`; its publisher delivers from now on.
+
+        `stored`: whether the log has its events; otherwise more of them are remembered.
 
         Raises:
             LogUnavailableError: what happened elsewhere cannot be read.
         """
         room = self.get(session_id, seq)
         room.local = True
+        if not stored:
+            room.hub.remember(LONG_HISTORY)
         await self._stop_following(room)
         try:
             if room.hub.seq < seq:

@@ -146,7 +146,7 @@ class Session:
             self._header_bytes,
             self._decoder.raw,
         )
-        return Position(progress, self.finalized)
+        return Position(progress, self.finalized, self.backend)
 
     @property
     def end_code(self) -> str | None:
@@ -195,6 +195,7 @@ class Session:
             BridgeError: as `feed`: of a message that holds much, the rest is decoded here.
         """
         while not self.stopping:
+            self._active = self._loop.time()  # there is still something of the client's to be taken in
             await self._channels_have_room()
             if self.stopping or (self._take_in(self._loop.time()) and self._has_room):
                 break
@@ -473,7 +474,7 @@ class Session:
             last_seq=self._out.hub.seq,
             received=self._whole_frames if raw else self._origin.frames + self._decoder.frames,
             received_bytes=self._bytes,
-            finalized=self.finalized,
+            finalized=self._out.told_finalized(self.finalized),
         )
 
     def _break(self, error: BridgeError) -> None:

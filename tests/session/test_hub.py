@@ -135,3 +135,12 @@ async def test_a_receiver_says_what_it_wants() -> None:
     box.put(Ack(1, 1))
     box.put(started(1))
     assert await box.get() == [started(1)]
+
+
+async def test_who_comes_late_gets_the_passing_events_that_still_count() -> None:
+    hub = Hub(10)
+    for event in (partial("old"), Ack(1, 0), started(1), partial("gone"), Ack(2, 1)):
+        hub.deliver(event)
+    assert await hub.subscribe().get() == [partial("gone"), Ack(2, 1)]
+    hub.deliver(Final(2, "said", 0.0, 1.0))
+    assert await hub.subscribe().get() == [Ack(2, 1)]
