@@ -115,7 +115,6 @@ class Client(Lifeline):
         self._acks_come = True
         self._flushes: list[int] = []  # where they were asked for
         self._stop_at: int | None = None
-        self._done_sending = False
         self._wanted = Signal()  # there may be something to say
         self._room = Signal()  # there may be room in the ring
         self._ack = Signal()
@@ -279,9 +278,7 @@ class Client(Lifeline):
         if at > self._ring.end:
             raise ConnectError(f"{self._url}: the server wants audio from byte {at} on of {self._ring.end}")
         if ready.resume_token is None:
-            # It has ended meanwhile: only messages are left.
-            pass
-            return 0
+            return 0  # it has ended meanwhile: only messages are left, and audio is ignored
         if at < self._ring.start:
             raise SessionError(
                 "offset_ahead",
@@ -298,8 +295,6 @@ class Client(Lifeline):
 
     async def _write(self, connection: Connection) -> None:
         """Audio, flushes and `stop`, each at its place. Ends after `stop`, or with the connection."""
-        if self._done_sending:
-            return
         flushed = self._cursor - 1  # flushes up to here have been said, or lie before what the server has
         with contextlib.suppress(ConnectionLost):  # who reads learns why, and what came before
             while True:

@@ -44,11 +44,11 @@ async def test_audio_is_not_given_to_a_connection_that_was_cut() -> None:
         await client.send(noise(1))
         await asyncio.sleep(0.05)
         assert client._connection is not None
-        client._connection.abort()
         before = client._cursor
-        await client.send(noise(30))
-        client._wanted.wake()
-        await asyncio.sleep(0)
+        await client.send(noise(30))  # wakes the writer, which runs before anybody tells it of the cut
+        client._connection.abort()
+        for _ in range(3):
+            await asyncio.sleep(0)
         assert client._cursor == before
         await client.stop()
         assert [message async for message in client]
@@ -65,6 +65,22 @@ async def test_a_session_that_has_ended_wants_no_audio() -> None:
     assert_whole(server, noise(40), seen)
     assert server.got == 40 * WORD
     assert len(told) == 2
+
+
+async def test_nor_one_that_ended_before_all_was_sent() -> None:
+    server = FakeServer(Plan(after_audio=10 * WORD), Plan(ready={"resume_token": None}))
+
+    def tell(event: Interrupted | Resumed) -> None:
+        if isinstance(event, Interrupted):
+            server.log(type="closed", code="session_too_long", received=0, finalized=0, duration=0)
+
+    chosen = Reconnect(base_seconds=0.001, window_seconds=0.5)
+    async with server.serving(), connect(server.url, START, reconnect=chosen, on_reconnect=tell) as client:
+        await client.send(noise(30))
+        with pytest.raises(SessionError, match="session_too_long"):
+            _ = [message async for message in client]
+        await asyncio.sleep(0.05)
+    assert server.got == 10 * WORD
 
 
 async def test_send_fails_when_the_session_is_over() -> None:
