@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,6 +141,29 @@ async def test_redis_goes_away_and_comes_back(spawn: Spawn, shared: RedisServer,
     path = f"{there.url}/v1/sessions/{ready['session_id']}"
     await eventually(lambda: http_get(path).json["state"] == "ended")
     assert (await get(f"{path}/transcript?format=json")).json["text"].split() == markers(WORDS)
+
+
+async def test_who_knows_more_than_the_log_waits_for_the_server_that_told_it(spawn: Spawn, shared: RedisServer) -> None:
+    """Redis is back, and the server that had the session meanwhile has not written yet what it said."""
+    here, there = (start_node(spawn, shared) for _ in range(2))
+    async with Wire.stream(here.url, start=PCM) as wire:
+        ready = await wire.until("ready")
+        await wire.audio(AUDIO[:HALF])
+        await wire.until("final", 10)
+        await asyncio.to_thread(shared.stop)
+        await wire.audio(AUDIO[HALF : HALF + 64_000])
+        await wire.until("final", 12)
+        here.signal(signal.SIGSTOP)
+        await asyncio.to_thread(shared.start)
+    wanted = last(wire.outcome) + 1
+    for start in (papers(ready, from_seq=wanted), receiver(ready["session_id"], from_seq=wanted)):
+        async with Wire.stream(there.url, start=start) as early:
+            refused = (await early.finish()).of("error")[0]
+            assert (refused["code"], refused["retryable"]) == ("log_unavailable", True)
+    here.signal(signal.SIGCONT)
+    path = f"{there.url}/v1/sessions/{ready['session_id']}"
+    await eventually(lambda: http_get(path).json["seq"] >= wanted - 1)
+    assert whole(wire.outcome, await finished(there.url, wire.outcome)) == markers(WORDS)
 
 
 async def test_a_redis_that_hangs_holds_nobody_up(spawn: Spawn, shared: RedisServer) -> None:

@@ -26,6 +26,8 @@ from bench.process import resident_mb
 
 SERVER_KINDS: Final = ("kill", "terminate", "pause")
 REDIS_KINDS: Final = ("redis_stop", "redis_kill", "redis_pause")
+AWAY: Final = "the event log is away"
+"""What a server may say of it."""
 REDIS_SECONDS: Final = (0.5, 10.0)
 DOWN_SECONDS: Final = (0.0, 1.5)
 """How long a server that was killed or stopped stays away before it is started again."""
@@ -218,7 +220,8 @@ class Chaos:
                 f"{self._described(heard)}: {sentence}"
                 for sentence in heard.differences(self.references[heard.recording.name])
             ]
-        return found + [f"a server's log: {line[:2_000]}" for line in self.nodes.surprises]
+        lines = [line for line in self.nodes.surprises if self.nodes.redis is None or AWAY not in line]
+        return found + [f"a server's log: {line[:2_000]}" for line in lines]
 
     def worst(self, count: int = 3) -> list[str]:
         """The longest times that senders' clients heard nothing, and what had struck them."""

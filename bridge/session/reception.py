@@ -180,8 +180,7 @@ class Reception:
         if record is None or self.log is None:
             raise BridgeError("unknown_session")
         check_token(record, resume.token)
-        if resume.from_seq is not None and resume.from_seq > record.seq + 1:
-            raise BridgeError("seq_ahead", f"the last event has the number {record.seq}")
+        self._check_seq(resume.from_seq, record.seq, record)
         if record.ended is not None:
             ready = _ready_of(record, self.manager)
             return self._told(ready, record, resume.from_seq)
@@ -200,6 +199,26 @@ class Reception:
         except BridgeError:
             live.session.suspend("taken_over")  # as it was before: held by nobody
             raise
+
+    def _check_seq(self, wanted: int | None, seq: int, record: SessionRecord | None) -> None:
+        """Whether there are events up to what is wanted; `seq` is the last that is known here.
+
+        Raises:
+            BridgeError: `seq_ahead`. Or `log_unavailable`, where another server may have told of them while the log was
+                away: it will write them, if it lives.
+        """
+        if wanted is None or wanted <= seq + 1:
+            return
+        open_elsewhere = (
+            self.log is not None
+            and self.log.shared
+            and record is not None
+            and record.ended is None
+            and time.time() - record.touched <= self._resume_seconds
+        )
+        if open_elsewhere:
+            raise BridgeError("log_unavailable", f"the event log does not have the event {wanted - 1} yet; try again")
+        raise BridgeError("seq_ahead", f"the last event has the number {seq}")
 
     async def _look_after(self, live: Live) -> None:
         """Find out whether the session is still this server's.
@@ -364,15 +383,17 @@ class Reception:
         """A connection listens to a session: to one that runs here, elsewhere, not yet, or no more.
 
         Raises:
-            BridgeError: `seq_ahead` or `log_unavailable`.
+            BridgeError: `seq_ahead` or `log_unavailable`, also of what another server has told and not yet written.
         """
         live = self._live.get(join.session_id)
         record = None
+        if live is not None and (join.from_seq or 0) > live.publisher.hub.seq + 1:
+            await self._look_after(live)  # who listens may have heard more where it runs now
+            live = live if live.publisher.owned else None
         if live is None:
             record = await self.known(join.session_id)
         seq = live.publisher.hub.seq if live is not None else record.seq if record is not None else 0
-        if join.from_seq is not None and join.from_seq > seq + 1:
-            raise BridgeError("seq_ahead", f"the last event has the number {seq}")
+        self._check_seq(join.from_seq, seq, record)
         joined = Joined(join.session_id, self.presence(live, record), seq)
         if record is not None and record.ended is not None:
             yield self._told(joined, record, join.from_seq)
