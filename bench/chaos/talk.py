@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -49,8 +49,14 @@ class Heard:
 
     @property
     def text(self) -> str:
-        """The transcript."""
-        return " ".join(final.text for final in self.finals)
+        """The transcript; of channels that are recognized apart one after the other."""
+        return " | ".join(" ".join(final.text for final in finals) for finals in self.channels)
+
+    @property
+    def channels(self) -> list[list[FinalMessage]]:
+        """The finals of each channel."""
+        numbers = sorted({final.channel or 0 for final in self.finals})
+        return [[final for final in self.finals if (final.channel or 0) == number] for number in numbers]
 
     def take(self, message: ServerMessage) -> None:
         """Note a message."""
@@ -77,7 +83,7 @@ class Heard:
             wrong.append(f"sequence numbers: {self.seqs}")
         if self.text != expected:
             wrong.append(f"heard {self.text!r} instead of {expected!r}")
-        if any(b.start < a.end - TOLERANCE for a, b in itertools.pairwise(self.finals)):
+        if any(b.start < a.end - TOLERANCE for finals in self.channels for a, b in itertools.pairwise(finals)):
             wrong.append(f"finals overlap: {[(f.start, f.end) for f in self.finals]}")
         if self.closed is None:
             wrong.append("no `closed`")
@@ -154,9 +160,13 @@ async def _open(stack: contextlib.AsyncExitStack, attempt: Callable[[], Abstract
 
 async def _speak(client: Client, recording: Recording, began: float) -> None:
     """Send at the pace of speech; what a break delayed follows at once, as from a microphone's buffer."""
+    flushes = deque(recording.flushes)
     for at, chunk in recording.chunks():
         delay = began + at - time.monotonic()
         if delay > 0:
             await asyncio.sleep(delay)
+        if flushes and at >= flushes[0]:  # all before `at` has been sent
+            flushes.popleft()
+            await client.flush()
         await client.send(chunk)
     await client.stop()

@@ -17,7 +17,7 @@ FAULTS = 24
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 async def test_no_word_is_lost_whatever_breaks(tmp_path: Path) -> None:
-    recordings = marker_recordings(3, 9, seed=5)
+    recordings = marker_recordings(4, 9, seed=5)
     async with serving("scripted", tmp_path, {"STT_LOG_LEVEL": "info"}) as nodes:
         plan = Plan(FAULTS, seed=5, client_seconds=2.5, server_seconds=3)
         chaos = Chaos(nodes, plan, recordings, {r.name: r.expected or "" for r in recordings})

@@ -7,7 +7,14 @@ import time
 
 import pytest
 
-from bench.chaos.recordings import UNSTEADY, Recording, marker_recordings, sample_recordings
+from bench.chaos.recordings import (
+    MARKER_RATE,
+    OTHER_CHANNEL,
+    UNSTEADY,
+    Recording,
+    marker_recordings,
+    sample_recordings,
+)
 from bench.chaos.run import Struck
 from bench.chaos.talk import Heard
 from bridge.protocols.native import AckMessage, ClosedMessage, FinalMessage, PartialMessage, StartMessage
@@ -59,14 +66,31 @@ def test_silence_is_the_longest_gap_around_a_fault_or_soon_after_it() -> None:
 
 
 def test_marker_recordings_say_each_word_once_and_are_sent_whole() -> None:
-    for recording in marker_recordings(3, 12, seed=7):
+    recordings = marker_recordings(4, 12, seed=7)
+    assert [r.name for r in recordings] == ["samples-0", "flushed-1", "stereo-2", "wav-3"]
+    for recording in recordings:
         assert recording.expected is not None
-        assert recording.expected.split() == [f"w{i}" for i in range(len(recording.expected.split()))]
+        for channel, words in enumerate(recording.expected.split(" | ")):
+            first = channel * OTHER_CHANNEL
+            assert words.split() == [f"w{first + i}" for i in range(len(words.split()))]
         chunks = recording.chunks()
         assert b"".join(chunk for _, chunk in chunks) == recording.data
-        assert all(len(chunk) % 2 == 0 for _, chunk in chunks)
+        if recording.start.encoding == "pcm_s16le":  # a file is cut anywhere
+            assert all(len(chunk) % (2 * recording.start.channels) == 0 for _, chunk in chunks)
         assert all(b[0] - a[0] == pytest.approx(0.1, abs=0.01) for a, b in itertools.pairwise(chunks))
         assert recording.seconds >= 12
+
+
+def test_flushes_fall_into_pauses() -> None:
+    (recording,) = (r for r in marker_recordings(2, 12, seed=7) if r.flushes)
+    for flush in recording.flushes:
+        at = next(at for at, _ in recording.chunks() if at >= flush)
+        assert not any(recording.data[2 * round(t * MARKER_RATE)] for t in (flush, at)), (flush, at)
+
+
+def test_channels_are_transcripts_of_their_own() -> None:
+    words = (FinalMessage(1, "one", 0.0, 1.0, channel=1), FinalMessage(2, "two", 0.5, 0.9, channel=0))
+    assert heard(*words, CLOSED).differences("two | one") == []
 
 
 def test_sample_recordings_are_those_that_the_engine_repeats() -> None:
