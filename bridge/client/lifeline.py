@@ -43,6 +43,9 @@ STEADY_SECONDS: Final = 10.0
 MAX_FAULTS: Final = 3
 """Connections given up one after another for what the server sent on them, with nothing lasting in between."""
 
+FRUITLESS: Final = 5
+"""Times the limit of one outage, for which resumes that come to nothing are gone on with: the engine may be down."""
+
 IMPATIENT_SECONDS: Final = 60.0
 """Without a way to resume, silence says little: a slow server may have minutes of audio to read before the pong."""
 
@@ -310,11 +313,11 @@ class Lifeline(ABC):
         limit = hold if self._reconnect.give_up_seconds is None else self._reconnect.give_up_seconds
         if self._since is None:
             self._since = began
-        elif began >= self._since + limit:
-            raise ConnectionLost(f"{loss}; resumed for {limit:g} s without getting any further")
+        elif began >= self._since + FRUITLESS * limit:
+            raise ConnectionLost(f"{loss}; resumed for {FRUITLESS * limit:g} s without getting any further")
         self._tell(Interrupted(str(loss)))
         try:
-            connection, again, attempts = await self._attempt(self._since + limit)
+            connection, again, attempts = await self._attempt(began + limit)  # each resume holds the session anew
         except _TooLateError as exc:
             raise ConnectionLost(f"{loss}; it could not be resumed within {limit:g} s: {exc}") from exc.__cause__
         self.reconnects += 1

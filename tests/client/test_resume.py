@@ -162,6 +162,15 @@ async def test_a_server_that_breaks_at_once_every_time() -> None:
             await talk(server, noise(12))
 
 
+async def test_a_connection_that_breaks_again_gets_its_own_time() -> None:
+    """The server holds the session anew each time that it is resumed."""
+    server = FakeServer(Plan(after_audio=WORD), *[Plan(after_audio=0)] * 60, resume_seconds=0.3)
+    began = time.monotonic()
+    async with server.serving():
+        await talk(server, noise(12))
+    assert time.monotonic() - began > 0.3
+
+
 async def test_a_gap_that_does_not_go_away() -> None:
     server = FakeServer(Plan(after_messages=2), *[Plan(after_messages=0, cut="gap")] * 10)
     async with server.serving():
