@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import math
 import random
 import signal
 import statistics
@@ -33,6 +32,7 @@ DOWN_SECONDS: Final = (0.0, 1.5)
 """How long a server that was killed or stopped stays away before it is started again."""
 LISTENERS: Final = 0.2
 """Share of broken connections that are receivers'."""
+ALONE_SECONDS: Final = 6.0
 PAUSE_SECONDS: Final = (0.5, 2.0)
 FIRST_SECONDS: Final = 2.0
 """The server is left alone for so long after a restart: a machine that dies every second serves nobody."""
@@ -238,17 +238,22 @@ class Chaos:
         return f"{who}{heard.session_id} ({heard.recording.name}, {seconds}; {', '.join(faults) or 'no fault'})"
 
     def silences(self) -> dict[str, dict[str, float]]:
-        """For each kind of fault, how often it struck and the longest silences that a client saw, in seconds."""
+        """For each kind of fault, how often it struck and the longest silences that a client saw, in seconds.
+
+        Of faults that came alone to a session (`alone` times): in the middle of another outage they would be told apart
+        by nobody.
+        """
         table: dict[str, dict[str, float]] = {}
         for kind in sorted({s.kind for s in self.struck}):
             strokes = [s for s in self.struck if s.kind == kind]
-            seen = [heard.silences(s.at, self._next(heard, s.at)) for s in strokes for heard in s.sessions]
-            table[kind] = {"count": len(strokes)} | (_table(seen) if seen else {})
+            seen = [heard.silences(s.at) for s in strokes for heard in s.sessions if self._alone(s, heard)]
+            table[kind] = {"count": len(strokes), "alone": len(seen)} | (_table(seen) if seen else {})
         return table
 
-    def _next(self, heard: Heard, at: float) -> float:
-        """When the next fault struck the session."""
-        return min((s.at for s in self.struck if s.at > at and heard in s.sessions), default=math.inf)
+    def _alone(self, stroke: Struck, heard: Heard) -> bool:
+        """Whether nothing else struck the session for a while before and after."""
+        others = (s for s in self.struck if s is not stroke and heard in s.sessions)
+        return all(abs(s.at - stroke.at) > ALONE_SECONDS for s in others)
 
 
 def _table(silences: Sequence[tuple[float, float]]) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import math
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable
@@ -93,18 +92,14 @@ class Heard:
             wrong.append(f"{self.closed.duration} s were received instead of {self.recording.seconds} s")
         return wrong
 
-    def silences(self, at: float, until: float = math.inf) -> tuple[float, float]:
-        """The longest time without a message, and without a lasting one, around a fault and after it.
-
-        From `until` on, silences are another fault's.
-        """
-        return _gap([self.began, *self.told], at, until), _gap([self.began, *self.lasted], at, until)
+    def silences(self, at: float) -> tuple[float, float]:
+        """The longest time without a message, and without a lasting one, around a fault and after it."""
+        return _gap([self.began, *self.told], at), _gap([self.began, *self.lasted], at)
 
 
-def _gap(times: list[float], at: float, until: float) -> float:
+def _gap(times: list[float], at: float) -> float:
     """The longest of the gaps that the fault falls into or that begin soon after it."""
-    last = min(at + WINDOW_SECONDS, until)
-    return max((b - a for a, b in itertools.pairwise(times) if b >= at and a <= last), default=0.0)
+    return max((b - a for a, b in itertools.pairwise(times) if b >= at and a <= at + WINDOW_SECONDS), default=0.0)
 
 
 async def talk(url: str, recording: Recording, opened: Callable[[Heard], None] | None = None) -> Heard:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from bench.chaos.nodes import Nodes
 from bench.chaos.recordings import (
     MARKER_RATE,
     OTHER_CHANNEL,
@@ -15,7 +16,7 @@ from bench.chaos.recordings import (
     marker_recordings,
     sample_recordings,
 )
-from bench.chaos.run import Struck
+from bench.chaos.run import Chaos, Plan, Struck
 from bench.chaos.talk import Heard
 from bridge.protocols.native import AckMessage, ClosedMessage, FinalMessage, PartialMessage, StartMessage
 
@@ -61,7 +62,6 @@ def test_silence_is_the_longest_gap_around_a_fault_or_soon_after_it() -> None:
     assert session.silences(3.5) == (12, 13)  # 8 to 20 begins within five seconds
     assert session.silences(2.5) == (4.5, 6)
     assert session.silences(1.5) == (4.5, 6)
-    assert session.silences(3.5, 5) == (4.5, 6)  # what begins later is another fault's
     assert session.silences(30) == (0, 0)
 
 
@@ -105,3 +105,19 @@ def test_a_fault_belongs_to_the_sessions_that_it_hit() -> None:
     one, other = heard(), heard()
     assert one in Struck("kill", 0.0, (one,)).sessions
     assert other not in Struck("kill", 0.0, (one,)).sessions
+
+
+def test_only_faults_that_came_alone_tell_of_silence() -> None:
+    one, other = (Heard(RECORDING, began=0.0, told=[5, 9, 14, 29, 33], lasted=[33]) for _ in range(2))
+    chaos = Chaos(Nodes([]), Plan(9, seed=1), [], {})
+    chaos.struck += [Struck("fin", 10, (one,)), Struck("kill", 12, (one, other)), Struck("fin", 30, (other,))]
+    table = chaos.silences()
+    assert table["fin"] == {
+        "count": 2,
+        "alone": 1,
+        "median": 4,
+        "longest": 4,
+        "lasting_median": 33,
+        "lasting_longest": 33,
+    }
+    assert (table["kill"]["count"], table["kill"]["alone"], table["kill"]["longest"]) == (1, 1, 15)
