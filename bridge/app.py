@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -29,7 +30,6 @@ from bridge.protocols.asr_room import AsrRoomCodec
 from bridge.protocols.native import NativeCodec
 from bridge.security.auth import Gatekeeper, is_loopback
 from bridge.security.certificates import unusable
-from bridge.security.tokens import KeyFileError, TokenVerifier
 from bridge.session.archive import Archive
 from bridge.session.breaker import BreakerRules
 from bridge.session.engine import Engine
@@ -50,6 +50,9 @@ from bridge.settings import (
 )
 from bridge.transports.server import Server, listen, make_server
 from bridge.transports.websocket import Codec, ConnectionLimits, Message, Receive, Send, StreamEndpoint, refuse
+
+if TYPE_CHECKING:
+    from bridge.security.tokens import TokenVerifier
 
 log = logging.getLogger(__name__)
 
@@ -232,16 +235,7 @@ def make_gatekeeper(settings: Settings) -> Gatekeeper:
     Raises:
         SettingsError: a key for tokens that cannot be used.
     """
-    tokens = None
-    try:
-        if settings.jwt_secret is not None:
-            tokens = TokenVerifier.from_secret(settings.jwt_secret, settings.jwt_audience)
-        elif settings.jwt_key_file is not None:
-            tokens = TokenVerifier.from_pem(settings.jwt_key_file.read_bytes(), settings.jwt_audience)
-    except OSError as exc:
-        raise SettingsError(f"STT_JWT_KEY_FILE: {exc}") from None
-    except KeyFileError as exc:
-        raise SettingsError(f"STT_JWT_KEY_FILE: '{settings.jwt_key_file}' {exc}") from None
+    tokens = None if settings.jwt_secret is None and settings.jwt_key_file is None else _make_verifier(settings)
     return Gatekeeper(
         settings.api_keys,
         settings.allowed_origins,
@@ -249,6 +243,20 @@ def make_gatekeeper(settings: Settings) -> Gatekeeper:
         scoped_keys=settings.scoped_keys,
         tokens=tokens,
     )
+
+
+def _make_verifier(settings: Settings) -> TokenVerifier:
+    # Imported only where tokens are used: PyJWT takes 20 MB of cryptography with it, where that is installed.
+    from bridge.security.tokens import KeyFileError, TokenVerifier  # noqa: PLC0415
+
+    try:
+        if settings.jwt_key_file is not None:
+            return TokenVerifier.from_pem(settings.jwt_key_file.read_bytes(), settings.jwt_audience)
+        return TokenVerifier.from_secret(settings.jwt_secret or "", settings.jwt_audience)
+    except OSError as exc:
+        raise SettingsError(f"STT_JWT_KEY_FILE: {exc}") from None
+    except KeyFileError as exc:
+        raise SettingsError(f"STT_JWT_KEY_FILE: '{settings.jwt_key_file}' {exc}") from None
 
 
 def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge:

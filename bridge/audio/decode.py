@@ -113,6 +113,7 @@ class StreamDecoder:
 
     def close(self) -> None:
         """Give everything back. What was not read is lost; may be called at any time, twice too."""
+        self._lanes.close()
         if self._source is not None:
             self._source.close()
             self._source = None

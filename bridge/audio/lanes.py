@@ -50,6 +50,10 @@ class LaneWriter:
         written = self._pcm16(samples)
         return tuple(map(bytes.__add__, tail, written)) if tail is not self.empty else written
 
+    def close(self) -> None:
+        """Give the resampler's memory back, a megabyte for odd rates."""
+        self._resampler = None
+
     def tail(self) -> Lanes:
         """What the resampler still holds. It begins anew after it: ask where the sound ends or pauses."""
         if self._resampler is None:

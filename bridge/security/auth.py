@@ -7,12 +7,14 @@ import hmac
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from bridge.errors import BridgeError
 from bridge.security.rights import EVERYTHING, Grant, Rights, parse_scoped_key
-from bridge.security.tokens import TokenVerifier
+
+if TYPE_CHECKING:
+    from bridge.security.tokens import TokenVerifier
 
 _MARKERS: Final = ("bearer", "token")
 """Subprotocols that say "the next one is the key"; the marker is echoed, never the key."""

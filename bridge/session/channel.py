@@ -165,7 +165,7 @@ class Channel:
         """Give everything up."""
         if self._voice is not None:
             self._voice.close()
-        self._buffer.close()
+        self._buffer.abort()
 
     def _decided(self, position: int) -> None:
         """Everything before the mark at `position` was decided; if all of it is final already, the client is told."""

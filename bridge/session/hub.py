@@ -154,6 +154,11 @@ class Hub:
         """So many lasting events from now on."""
         self._history = deque(self._history, maxlen=count)
 
+    def forget(self) -> None:
+        """Remember nothing: a session's words need not wait for the collector, which comes seldom."""
+        self._history.clear()
+        self._passing.clear()
+
     def skip_to(self, events: Sequence[LastingEvent]) -> None:
         """Deliver these although some before them are lost for good."""
         if events and (first := events[0].seq) is not None and first > self.seq:

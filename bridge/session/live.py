@@ -163,6 +163,9 @@ class Live:
             self._hold.cancel()
         self.held_since = None
         self.ended.set()
+        # No cycle is left behind: the collector runs seldom.
+        self.publisher.settle()
+        self.session.suspendable = lambda: False
 
     def _dismiss(self) -> None:
         """Tell the sender that it is one no more."""

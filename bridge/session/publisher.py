@@ -147,6 +147,13 @@ class Publisher:
         else:
             self._waiting.append(event)
 
+    def settle(self) -> None:
+        """The session has ended: let go of it. What it came to stays, for what is still to be written."""
+        if self.position is not None:
+            position = self.position()
+            self.position = lambda: position
+        self.lost = lambda _: None
+
     # What the journal calls
 
     @property

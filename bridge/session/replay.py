@@ -151,6 +151,11 @@ class ReplayBuffer:
             self._reader._wake()  # noqa: SLF001
         self._wake_room()
 
+    def abort(self) -> None:
+        """Nothing is wanted any more; the audio is given back."""
+        self.close()
+        self._chunks.clear()
+
     def trim(self, position: int) -> None:
         """Forget the audio before `position`: a final covers it."""
         self.start = max(self.start, min(position, self.end))

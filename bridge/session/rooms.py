@@ -31,6 +31,7 @@ class Room:
         self.session_id = session_id
         self.hub = hub
         self.local = False
+        self.stored = True
         self.receivers = 0
         self.follower: asyncio.Task[None] | None = None
 
@@ -75,6 +76,7 @@ class Rooms:
         """
         room = self.get(session_id, seq)
         room.local = True
+        room.stored = stored
         if not stored:
             room.hub.remember(LONG_HISTORY)
         await self._stop_following(room)
@@ -131,6 +133,8 @@ class Rooms:
             return
         if not room.receivers:
             del self._rooms[room.session_id]
+            if room.stored:  # whoever is still being told reads on in the log
+                room.hub.forget()
             if room.follower is not None:
                 self._spawn(self._stop_following(room))
         elif room.follower is None:

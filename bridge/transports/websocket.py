@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -200,8 +201,8 @@ class _Connection:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write(feed, sender), name="writer")
                 await reading
-        except* _Disconnected:
-            pass
+        except* _Disconnected as ends:
+            _forget(ends)
 
     async def _listen(self, feed: Feed) -> None:
         """A receiver has little to say; raises `_Disconnected` at its end."""
@@ -363,6 +364,14 @@ class _Connection:
             await self._send(message)
         except (OSError, RuntimeError) as exc:
             raise _Disconnected from exc
+
+
+def _forget(group: BaseExceptionGroup[Any]) -> None:
+    """Let go of what the tracebacks hold: else the session stays until the collector comes, which it does seldom."""
+    for exc in group.exceptions:
+        traceback.clear_frames(exc.__traceback__)
+        exc.__traceback__ = None
+    traceback.clear_frames(group.__traceback__)
 
 
 def _error(error: BridgeError) -> Error:
