@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 WRITE_SECONDS: Final = 1.0
 """That a write may take before sessions no longer wait for it."""
 BACKOFF_BASE: Final = 0.1
-BACKOFF_CAP: Final = 2.0
+BACKOFF_CAP: Final = 0.5
 """Seconds between tries while the log is away."""
 BEAT_SECONDS: Final = 5.0
 """How often this server says that it lives."""
@@ -164,10 +164,11 @@ class Journal:
             self._noted[publisher] = None
 
     def _failed(self, error: Exception, failures: int) -> None:
+        reason = str(error) or "it does not answer"
         if not self.down:
-            log.error("the event log is away; sessions go on: %s", error or "it does not answer")
+            log.error("the event log is away; sessions go on: %s", reason)
         elif failures == 1:
-            log.info("the event log is still away: %s", error or "it does not answer")
+            log.info("the event log is still away: %s", reason)
         self.down = True
         for publisher in self._noted:
             publisher.unavailable()

@@ -85,6 +85,11 @@ class Live:
         return self.log is not None
 
     @property
+    def over(self) -> bool:
+        """Whether it has ended, and was said to have."""
+        return self.ended.is_set() or self.publisher.hub.closed
+
+    @property
     def held(self) -> bool:
         """Whether it waits for its sender."""
         return self.held_since is not None
@@ -138,7 +143,7 @@ class Live:
         if not sender.current:
             return
         self.sender = None
-        if self.ended.is_set():
+        if self.over:
             return
         if not self._resume_seconds:
             self.session.stop(sender.reason)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from bridge.errors import BridgeError
-from bridge.protocols.events import Join, Joined, Presence, Ready, Resume, ServerEvent, Start
+from bridge.protocols.events import Join, Joined, LastingEvent, Presence, Ready, Resume, ServerEvent, Start
 from bridge.session.eventlog.base import (
     EventLog,
     LogUnavailableError,
@@ -181,13 +181,20 @@ class Reception:
             raise BridgeError("unknown_session")
         check_token(record, resume.token)
         self._check_seq(resume.from_seq, record.seq, record)
+        if record.ended is None:
+            if time.time() - record.touched > self._resume_seconds:
+                raise BridgeError("session_expired")
+            await self._make_room()
+            record, told = await self._claim(self.log, record.session_id)
         if record.ended is not None:
-            ready = _ready_of(record, self.manager)
-            return self._told(ready, record, resume.from_seq)
-        if time.time() - record.touched > self._resume_seconds:
-            raise BridgeError("session_expired")
-        await self._make_room()
-        live = await self._restore(self.log, record.session_id)
+            return self._told(_ready_of(record, self.manager), record, resume.from_seq)
+        log.info("session goes on here", extra={"session": record.session_id})
+        self.manager.metrics.resumes.labels("restored").inc()
+        try:
+            live = await self._run(record, Origin.of(record, told), self.log, create=False)
+        except BridgeError:
+            await self._release(self.log, record.session_id, record.epoch)
+            raise
         try:
             return live.attach(
                 token=resume.token,
@@ -234,8 +241,11 @@ class Reception:
             if record is not None and record.epoch > live.publisher.epoch and live.publisher.owned:
                 live.publisher.refused(Outcome.SUPERSEDED)
 
-    async def _restore(self, event_log: EventLog, session_id: str) -> Live:
-        """Go on with a session of another server, or of this one's last life."""
+    async def _claim(self, event_log: EventLog, session_id: str) -> tuple[SessionRecord, list[LastingEvent]]:
+        """Make a session this server's, one of another's or of this one's last life, unless it has ended just now.
+
+        Also returns its last events.
+        """
         try:
             async with asyncio.timeout(LOG_SECONDS):
                 claimed = await event_log.claim(session_id)
@@ -244,11 +254,7 @@ class Reception:
                 told = await event_log.events(session_id, max(1, claimed.seq - TOLD + 1), TOLD)
         except (LogUnavailableError, TimeoutError) as exc:
             raise BridgeError("log_unavailable") from exc
-        if claimed.ended is not None:
-            raise BridgeError("session_taken", "the session has ended just now; resume it once more")
-        log.info("session goes on here", extra={"session": session_id})
-        self.manager.metrics.resumes.labels("restored").inc()
-        return await self._run(claimed, Origin.of(claimed, told), event_log, create=False)
+        return claimed, told
 
     # Sessions
 
@@ -350,9 +356,12 @@ class Reception:
             return
         flushed = await self.journal.flushed(live.publisher, LEAVE_SECONDS)
         if flushed and live.session.suspended and live.publisher.owned:
-            with contextlib.suppress(LogUnavailableError, TimeoutError):  # then it is as if this server had been killed
-                async with asyncio.timeout(LOG_SECONDS):
-                    await live.log.release(live.session.id, live.publisher.epoch)
+            await self._release(live.log, live.session.id, live.publisher.epoch)
+
+    async def _release(self, event_log: EventLog, session_id: str, epoch: int) -> None:
+        with contextlib.suppress(LogUnavailableError, TimeoutError):  # then it is as if this server had been killed
+            async with asyncio.timeout(LOG_SECONDS):
+                await event_log.release(session_id, epoch)
 
     async def _left(self, live: Live) -> None:
         """Wait until the session has left this server, or at least its place."""
@@ -422,7 +431,7 @@ class Reception:
     def presence(self, live: Live | None, record: SessionRecord | None) -> Presence:
         """Whether the sender is there."""
         if live is not None:
-            return "held" if live.held else "live"
+            return "ended" if live.over else "held" if live.held else "live"
         if record is None:
             return "waiting"
         if record.ended is not None:
