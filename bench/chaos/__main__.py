@@ -41,7 +41,8 @@ async def run(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     engine = ENGINES[args.backend]
     settings = {"STT_BACKEND": f"faulty,{engine}", "STT_BREAKER_SECONDS": "2"} if args.fallback else {}
     if engine == "pocketsphinx":
-        settings["STT_POCKETSPHINX_STREAMS"] = "64"
+        # On a busy machine a decoder that is slow is none that hangs.
+        settings |= {"STT_POCKETSPHINX_STREAMS": "64", "STT_STALL_SECONDS": "8"}
     said = recordings(args)
     shared = args.log == "redis"
     async with serving(engine, folder, settings, count=args.nodes, redis=shared) as nodes:
