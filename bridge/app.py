@@ -35,6 +35,7 @@ from bridge.session.breaker import BreakerRules
 from bridge.session.engine import Engine
 from bridge.session.eventlog.urls import MissingPackageError, open_log
 from bridge.session.failover import EnginePool
+from bridge.session.keeper import Keeper
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
 from bridge.session.reception import Reception
@@ -178,7 +179,7 @@ class Bridge:
 
     settings: Settings
     manager: SessionManager
-    reception: Reception
+    keeper: Keeper
     metrics: Metrics
     server: Server
 
@@ -191,7 +192,7 @@ class Bridge:
             BackendError: the backend or the voice detector cannot be loaded.
             LogUnavailableError: the event log cannot be opened.
         """
-        await self.reception.open()
+        await self.keeper.open()
         serving = asyncio.create_task(self.server.serve([listener]), name="server")
         loading = asyncio.create_task(self.manager.load(), name="load")
         try:
@@ -205,12 +206,12 @@ class Bridge:
             loading.cancel()
             self.server.should_exit = True
             await asyncio.gather(serving, loading, return_exceptions=True)
-            await self.reception.close()
+            await self.keeper.close()
             await self.manager.close()
 
 
-def make_reception(settings: Settings, manager: SessionManager) -> Reception:
-    """Where connections come in, with the event log that the settings name; not opened yet.
+def make_keeper(settings: Settings, manager: SessionManager) -> Keeper:
+    """Who runs the sessions, with the event log that the settings name; not opened yet.
 
     Raises:
         SettingsError: the log's package is missing.
@@ -220,7 +221,7 @@ def make_reception(settings: Settings, manager: SessionManager) -> Reception:
         event_log = open_log(settings.event_log, node, settings.retention_seconds)
     except (ValueError, MissingPackageError) as exc:
         raise SettingsError(f"STT_EVENT_LOG: {exc}") from None
-    return Reception(
+    return Keeper(
         manager,
         event_log,
         node=node,
@@ -275,11 +276,12 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     manager = make_manager(settings, environ, metrics)
     metrics.show(manager.engines.collectors)
     gatekeeper = make_gatekeeper(settings)
-    reception = make_reception(settings, manager)
-    journal = reception.journal
+    keeper = make_keeper(settings, manager)
+    reception = Reception(keeper)
+    journal = keeper.journal
     metrics.follow_sessions(
-        held=lambda: reception.held,
-        receivers=lambda: reception.rooms.receivers,
+        held=lambda: keeper.held,
+        receivers=lambda: keeper.rooms.receivers,
         log_up=lambda: journal is None or not journal.down,
         backlog=lambda: journal.backlog if journal is not None else 0,
     )
@@ -298,15 +300,15 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         for path, make_codec in (("/v1/stream", native), ("/ws/asr/", asr_room))
     }
     app = FastAPI(title="STT Bridge", version=bridge.__version__, docs_url="/docs", redoc_url=None)
-    app.include_router(health.router(reception))
-    app.include_router(metrics_api.router(metrics, reception, gatekeeper))
+    app.include_router(health.router(keeper))
+    app.include_router(metrics_api.router(metrics, keeper, gatekeeper))
     app.include_router(admin.router(manager.models, gatekeeper))
-    app.include_router(sessions.router(Archive(reception), gatekeeper))
+    app.include_router(sessions.router(Archive(keeper), gatekeeper))
     app.add_exception_handler(BridgeError, _answer)
     app.add_exception_handler(HTTPException, _answer_http)
     server = make_server(
         Gateway(app, sockets),
-        drain=lambda: reception.drain(settings.shutdown_seconds),
+        drain=lambda: keeper.drain(settings.shutdown_seconds),
         max_connections=settings.max_connections,
         max_message_bytes=settings.max_message_bytes,
         ping_seconds=settings.ping_seconds,
@@ -315,7 +317,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
     )
-    return Bridge(settings, manager, reception, metrics, server)
+    return Bridge(settings, manager, keeper, metrics, server)
 
 
 def misspellings(settings: Settings, env: Mapping[str, str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from bridge.session.reception import Reception
+from bridge.session.keeper import Keeper
 
 
 class Health(BaseModel):
@@ -40,9 +40,9 @@ class Readiness(BaseModel):
     backends: list[BackendHealth]
 
 
-def router(reception: Reception) -> APIRouter:
+def router(keeper: Keeper) -> APIRouter:
     """`/healthz` and `/readyz`."""
-    manager = reception.manager
+    manager = keeper.manager
     routes = APIRouter(tags=["health"])
 
     @routes.get("/healthz")
@@ -53,7 +53,7 @@ def router(reception: Reception) -> APIRouter:
     @routes.get("/readyz", responses={503: {"model": Readiness}})
     async def readyz(response: Response) -> Readiness:
         """200 while new sessions are taken; 503 while the backend loads, at capacity and during shutdown."""
-        refusal = reception.refusal()
+        refusal = keeper.refusal()
         if refusal is not None:
             response.status_code = 503
         engines = manager.engines

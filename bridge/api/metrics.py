@@ -7,10 +7,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from bridge.observe.metrics import Metrics
 from bridge.security.auth import Gatekeeper
-from bridge.session.reception import Reception
+from bridge.session.keeper import Keeper
 
 
-def router(metrics: Metrics, reception: Reception, gatekeeper: Gatekeeper) -> APIRouter:
+def router(metrics: Metrics, keeper: Keeper, gatekeeper: Gatekeeper) -> APIRouter:
     """`/metrics`; where the server has keys, for those that may administer every session."""
 
     def admitted(request: Request) -> None:
@@ -21,7 +21,7 @@ def router(metrics: Metrics, reception: Reception, gatekeeper: Gatekeeper) -> AP
     @routes.get("/metrics", dependencies=[Depends(admitted)], response_class=Response)
     async def show() -> Response:
         """Every metric, in Prometheus' text format."""
-        metrics.ready.set(reception.refusal() is None)
+        metrics.ready.set(keeper.refusal() is None)
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return routes

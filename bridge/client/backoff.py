@@ -26,7 +26,7 @@ class Reconnect:
     first_seconds: float = 0
     give_up_seconds: float | None = None
     base_seconds: float = 0.1
-    most_seconds: float = 5
+    most_seconds: float = 2
     ring_seconds: float = 120
     ring_bytes: int = 64 * 1_048_576
     window_seconds: float = 10

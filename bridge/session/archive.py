@@ -8,30 +8,30 @@ from bridge.errors import BridgeError
 from bridge.protocols.events import Closed, Final, LastingEvent
 from bridge.session.directory import SessionState
 from bridge.session.eventlog.base import PAGE, EventLog, LogUnavailableError, SessionRecord
+from bridge.session.keeper import LOG_SECONDS, Keeper
 from bridge.session.live import Live
-from bridge.session.reception import LOG_SECONDS, Reception
 
 
 class Archive:
     """The `SessionDirectory` of one server."""
 
-    def __init__(self, reception: Reception) -> None:
-        self._reception = reception
-        self._log = reception.log
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._log = keeper.log
 
     async def describe(self, session_id: str) -> SessionState | None:
         """See `SessionDirectory`."""
-        live = self._reception.find(session_id)
+        live = self._keeper.find(session_id)
         if live is not None:
             return await self._of_live(live)
-        record = await self._reception.known(session_id)
-        room = self._reception.rooms.find(session_id)
+        record = await self._keeper.known(session_id)
+        room = self._keeper.rooms.find(session_id)
         here = room.receivers if room is not None else 0
         if record is None:
             return None
         return SessionState(
             session_id=session_id,
-            state=self._reception.presence(None, record),
+            state=self._keeper.presence(None, record),
             code=record.code,
             backend=record.backend,
             language=record.language,
@@ -47,12 +47,12 @@ class Archive:
 
     async def _of_live(self, live: Live) -> SessionState:
         session, record = live.session, live.record
-        room = self._reception.rooms.find(session.id)
+        room = self._keeper.rooms.find(session.id)
         position = session.position()
         here = room.receivers if room is not None else 0
         return SessionState(
             session_id=session.id,
-            state=self._reception.presence(live, None),
+            state=self._keeper.presence(live, None),
             code=session.end_code,
             backend=session.backend,
             language=session.language,
@@ -68,7 +68,7 @@ class Archive:
 
     async def finals(self, session_id: str) -> list[Final]:
         """See `SessionDirectory`."""
-        live = self._reception.find(session_id)
+        live = self._keeper.find(session_id)
         if live is not None and not live.stored:
             return [event for event in live.publisher.hub.remembered if isinstance(event, Final)]
         if self._log is None:
@@ -86,7 +86,7 @@ class Archive:
 
     async def delete(self, session_id: str) -> bool:
         """See `SessionDirectory`."""
-        live = self._reception.find(session_id)
+        live = self._keeper.find(session_id)
         known = False
         if self._log is not None and (live is None or live.stored):
             try:

@@ -107,7 +107,7 @@ class StreamEndpoint:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         try:
             admission = self._gatekeeper.admit(headers, query, scope.get("subprotocols", ()))
-            if (refusal := self._reception.manager.refusal()) and refusal.code != "at_capacity":
+            if (refusal := self._reception.refusal()) and refusal.code != "at_capacity":
                 raise refusal
             if self._connections >= self._limits.connections:
                 raise BridgeError("at_capacity", "too many connections")
