@@ -37,6 +37,8 @@ from bridge.protocols.native import (
     WarningMessage,
 )
 
+DOUBTFUL_SECONDS: Final = 15.0
+"""For which an attempt that broke off may lie in a server that hangs."""
 STEADY_SECONDS: Final = 10.0
 """A connection that has lived so long ends an outage, even if nobody has said anything."""
 
@@ -108,6 +110,7 @@ class Lifeline(ABC):
         self._error: ErrorMessage | None = None  # the fatal one
         self._failure: BaseException | None = None
         chosen = reconnect or Reconnect()
+        self._doubtful_until = 0.0  # so long an attempt that broke off may yet be answered
         self._backoff = Backoff(chosen.base_seconds, chosen.most_seconds)
         self._since: float | None = None  # when the outage began that has seen no progress since
         self._faults = 0
@@ -260,7 +263,7 @@ class Lifeline(ABC):
                     continue
                 self._error = message
             elif isinstance(message, ClosedMessage):
-                if message.seq is None and resumable and is_retryable(message.code, unknown=True):
+                if message.seq is None and resumable and self._not_for_good(message.code):
                     return ConnectionLost(f"the server ended the connection ({message.code})")
                 if refused is not None:
                     self._error = refused
@@ -269,6 +272,14 @@ class Lifeline(ABC):
                 await self._mailbox.put(message)
                 return None
             await self._mailbox.put(message)
+
+    def _not_for_good(self, code: str) -> bool:
+        """Whether a connection that ends with this code may be followed by another one.
+
+        What took this one's place may be an attempt of our own, which we gave up and a server that hung has seen late.
+        """
+        own = code == "taken_over" and asyncio.get_running_loop().time() < self._doubtful_until
+        return own or is_retryable(code, unknown=True)
 
     def _is_news(self, message: ServerMessage, *, checked: bool) -> bool:
         """Whether the caller is to see it. Only of a server that counts so is anything expected.
@@ -340,6 +351,8 @@ class Lifeline(ABC):
             try:
                 connection, again = await self._open(max(min(self._open_seconds, deadline - loop.time()), 1))
             except (ConnectError, SessionError) as exc:
+                if isinstance(exc, ConnectError):
+                    self._doubtful_until = loop.time() + DOUBTFUL_SECONDS
                 # A session can be taken only for a moment: while it ends, or moves from one server to another.
                 if isinstance(exc, SessionError) and not (exc.retryable or exc.code == "session_taken"):
                     raise

@@ -121,7 +121,7 @@ class Journal:
                 try:
                     async with asyncio.timeout(WRITE_SECONDS):
                         outcomes = await self.log.write([entry for _, entry, _ in batch])
-                except (LogUnavailableError, TimeoutError) as exc:
+                except Exception as exc:  # noqa: BLE001 - whatever it is: no session may wait for a write that never comes
                     self._failed(exc, failures)
                     await asyncio.sleep(min(BACKOFF_CAP, BACKOFF_BASE * 2**failures))
                     failures = min(failures + 1, 16)
@@ -166,7 +166,8 @@ class Journal:
     def _failed(self, error: Exception, failures: int) -> None:
         reason = str(error) or "it does not answer"
         if not self.down:
-            log.error("the event log is away; sessions go on: %s", reason)
+            unforeseen = None if isinstance(error, LogUnavailableError | TimeoutError) else error
+            log.error("the event log is away; sessions go on: %s", reason, exc_info=unforeseen)
         elif failures == 1:
             log.info("the event log is still away: %s", reason)
         self.down = True

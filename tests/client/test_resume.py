@@ -145,6 +145,16 @@ async def test_taken_over() -> None:
     assert len(server.starts) == 1
 
 
+async def test_taken_over_by_an_attempt_of_its_own() -> None:
+    """One that broke off without an answer, and that a server which hung has seen late."""
+    plans = [Plan(after_audio=5 * WORD), Plan(drop=True), Plan(after_audio=WORD, cut="closed", code="taken_over")]
+    server = FakeServer(*plans)
+    async with server.serving():
+        seen, _ = await talk(server, noise(12))
+    assert_whole(server, noise(12), seen)
+    assert len(server.starts) == 4
+
+
 async def test_given_up_after_the_time_that_the_server_holds_the_session() -> None:
     server = FakeServer(Plan(after_audio=WORD), *[Plan(drop=True)] * 500, resume_seconds=0.3)
     began = time.monotonic()
