@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Spawn
-from tests.test_resume import AUDIO, HALF, PCM, WORDS, last, papers, whole
+from tests.test_resume import AUDIO, HALF, PCM, WORDS, finished, last, papers, whole
 from tests.wire import BINARY, Json, Wire, engine_env, eventually, frame, get, http_get, markers, metric, serve
 
 ROOM = "a-room-with-a-name"
@@ -187,3 +187,52 @@ async def test_a_session_that_is_deleted_ends_at_once() -> None:
             for outcome in (await wire.finish(), await listening.finish()):
                 assert (outcome.messages[-1]["code"], outcome.close) == ("deleted", 4410)
         assert (await get(f"{url}/v1/sessions/{ROOM}")).status == 404
+
+
+async def test_nobody_can_stand_in_front_of_a_session_that_the_log_has(spawn: Spawn, tmp_path: Path) -> None:
+    env = engine_env() | {"STT_EVENT_LOG": f"sqlite:{tmp_path}/log.db"}
+    server = spawn(env)
+    async with Wire.stream(server.url, start=PCM | {"session_id": ROOM}) as wire:
+        await wire.until("ready")
+        await wire.audio(AUDIO[:HALF])
+        await wire.until("final", 3)
+        server.process.kill()
+        await wire.finish()
+    server = spawn(env)
+    async with Wire.stream(server.url, start={"session_id": ROOM, "store": False}) as other:
+        assert (await other.finish()).codes == ["session_taken"]
+    assert whole(wire.outcome, await finished(server.url, wire.outcome)) == markers(WORDS)
+
+
+async def test_a_deletion_is_heard_by_who_waits(spawn: Spawn, tmp_path: Path) -> None:
+    env = engine_env() | {"STT_EVENT_LOG": f"sqlite:{tmp_path}/log.db"}
+    server = spawn(env)
+    async with Wire.stream(server.url, start=PCM | {"session_id": ROOM}) as wire:
+        await wire.until("ready")
+        await wire.audio(AUDIO[:HALF])
+        await wire.until("final", 3)
+        server.process.kill()
+        await wire.finish()
+    server = spawn(env)
+    async with Wire.stream(server.url, start=join()) as listening:
+        assert (await listening.until("joined"))["state"] == "held"
+        assert (await get(f"{server.url}/v1/sessions/{ROOM}", method="DELETE")).status == 204
+        assert (await listening.finish()).messages[-1]["code"] == "deleted"
+
+
+async def test_who_has_said_stop_and_left_is_finished_not_suspended(spawn: Spawn, tmp_path: Path) -> None:
+    """And its place is not taken before."""
+    results = [{"at": 0.1, "text": "word", "final": True, "start": 0, "end": 0.1}]
+    env = engine_env(tmp_path, mode="script", script={"results": results, "faults": [{"at": 0.5, "kind": "stall"}]})
+    server = spawn(env | {"STT_EVENT_LOG": f"sqlite:{tmp_path}/log.db", "STT_STALL_SECONDS": "1"})
+    async with Wire.stream(server.url, start={"session_id": ROOM}) as wire:
+        await wire.until("ready")
+        await wire.audio(bytes(32_000))
+        await wire.say({"type": "stop"})
+        await wire.until("final")
+    await eventually(lambda: http_get(f"{server.url}/v1/sessions/{ROOM}").json["state"] == "held")
+    server.process.terminate()
+    await eventually(lambda: server.process.poll() is not None)
+    server = spawn(env | {"STT_EVENT_LOG": f"sqlite:{tmp_path}/log.db"})
+    state = (await get(f"{server.url}/v1/sessions/{ROOM}")).json
+    assert (state["state"], state["code"], state["finalized"]) == ("ended", "stopped", 1.0)

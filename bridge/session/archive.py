@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from bridge.errors import BridgeError
 from bridge.protocols.events import Closed, Final, LastingEvent
@@ -97,7 +98,19 @@ class Archive:
         if live is not None:
             live.publisher.give_up()
             live.session.cut("deleted")
+        await self._tell(session_id, elsewhere=known)
         return known or live is not None
+
+    async def _tell(self, session_id: str, *, elsewhere: bool) -> None:
+        """Whoever waits for it here, or receives it elsewhere, waits for nothing."""
+        closed = Closed(None, "deleted", 0, 0, 0.0)
+        room = self._keeper.rooms.find(session_id)
+        if room is not None and not room.local:
+            room.hub.deliver(closed)
+        if elsewhere and self._log is not None and self._log.shared:
+            with contextlib.suppress(LogUnavailableError, TimeoutError):
+                async with asyncio.timeout(LOG_SECONDS):
+                    await self._log.announce(session_id, [closed])
 
     async def _page(self, event_log: EventLog, session_id: str, from_seq: int) -> list[LastingEvent]:
         try:

@@ -59,9 +59,13 @@ class Feed:
             remembered = []
         if self._hub is None or (self._hub.closed and not remembered):
             return
+        if self._next is not None:
+            self.outbox.after = self._next - 1  # the log may have been ahead of the hub
         # Nothing is awaited between the two: no event is missed, and none comes twice.
-        self._hub.attach(self.outbox)
+        if not self._hub.closed:
+            self._hub.attach(self.outbox)
         if remembered:
+            self.outbox.after = self._hub.seq
             yield remembered
             if isinstance(remembered[-1], Closed):
                 return

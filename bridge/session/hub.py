@@ -25,6 +25,8 @@ class Outbox:
         self.overflowed = False
         self.acked = Ack(0, 0)
         """What the receiver was told last; nobody is told of less."""
+        self.after = 0
+        """Up to which number the receiver has been told by other ways."""
         self._limit = limit
         self._wants_partials = partials
         self._wants_acks = acks
@@ -41,7 +43,7 @@ class Outbox:
 
     def put(self, event: ServerEvent) -> None:
         """Take an event in; never waits."""
-        if self._closed:
+        if self._closed or (getattr(event, "seq", None) or self.after + 1) <= self.after:
             return
         if isinstance(event, Partial):
             if not self._wants_partials:
@@ -95,6 +97,8 @@ class Hub:
         self.seq = seq
         self.closed = False
         """Whether the session has ended: nothing comes any more."""
+        self.heard = 0.0
+        """When the last event came, by the event loop's clock."""
         self._limit = outbox_limit
         self._outboxes: list[Outbox] = []
         self._history: deque[LastingEvent] = deque(maxlen=history)
@@ -125,6 +129,7 @@ class Hub:
     def deliver(self, event: ServerEvent) -> bool:
         """Give the event to every receiver, unless they had it. Returns False, and does nothing, if one is missing."""
         seq: int | None = getattr(event, "seq", None)
+        self.heard = asyncio.get_running_loop().time()
         if seq is not None:
             if seq <= self.seq:
                 return True

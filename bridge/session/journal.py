@@ -32,6 +32,8 @@ BACKOFF_CAP: Final = 0.5
 """Seconds between tries while the log is away."""
 BEAT_SECONDS: Final = 5.0
 """How often this server says that it lives."""
+DEAD_SECONDS: Final = 15.0
+"""Without a beat for so long, a server is dead."""
 SWEEP_SECONDS: Final = 60.0
 """How often what is no longer kept is looked for; sooner where the retention is short."""
 HOUSEKEEPING_SECONDS: Final = 30.0
@@ -41,6 +43,32 @@ BATCH: Final = 64
 
 Describe = Callable[[str], SessionRecord | None]
 """A session of this server as the log should know it; None if it is not here any more."""
+
+
+async def create(event_log: EventLog, record: SessionRecord) -> None:
+    """A new session in the log. One of the same name is replaced if the new one may (`Start.reuse`).
+
+    Raises:
+        SessionExistsError: it may not.
+    """
+    try:
+        await event_log.create(record)
+    except SessionExistsError:
+        known = await event_log.read(record.session_id)
+        if known is not None and (known.owner, known.created) == (record.owner, record.created):
+            return  # itself: a try before this one broke off without an answer
+        if not record.start.reuse or not (known is None or _is_over(known, record, shared=event_log.shared)):
+            raise
+        await event_log.create(record, replace=True)
+
+
+def _is_over(known: SessionRecord, record: SessionRecord, *, shared: bool) -> bool:
+    """Whether nobody will go on with it. Of another protocol: or whoever may send could delete any that has ended."""
+    if known.protocol != record.protocol:
+        return False
+    # Without a token nobody can resume it; where its server was killed, it has not been closed.
+    alone = not shared or record.created - known.touched > DEAD_SECONDS
+    return known.ended is not None or (not known.token_digest and known.owner != record.owner and alone)
 
 
 class Journal:
@@ -120,8 +148,8 @@ class Journal:
             while batch := self._gather():
                 try:
                     async with asyncio.timeout(WRITE_SECONDS):
-                        outcomes = await self.log.write([entry for _, entry, _ in batch])
-                except Exception as exc:  # noqa: BLE001 - whatever it is: no session may wait for a write that never comes
+                        outcomes = await self._write(batch)
+                except (LogUnavailableError, TimeoutError) as exc:
                     self._failed(exc, failures)
                     await asyncio.sleep(min(BACKOFF_CAP, BACKOFF_BASE * 2**failures))
                     failures = min(failures + 1, 16)
@@ -130,9 +158,52 @@ class Journal:
                     log.warning("the event log is back; %d sessions are written", len(self._noted))
                 failures, self.down = 0, False
                 for (publisher, entry, position), outcome in zip(batch, outcomes, strict=True):
-                    await self._settle(publisher, entry, position, outcome)
+                    try:
+                        await self._settle(publisher, entry, position, outcome)
+                    except Exception:  # no other session may wait for a write that never comes
+                        log.exception("session is logged no more", extra={"session": publisher.session_id})
+                        publisher.give_up()
                 await self._notify()
             await self._notify()
+
+    async def _write(self, batch: list[tuple[Publisher, Entry, Position]]) -> list[Outcome]:
+        """Write it; what nobody has foreseen costs the session whose entry it is, and no other.
+
+        Raises:
+            LogUnavailableError: the log is away.
+        """
+        for publisher, _, _ in batch:
+            if publisher.unknown is not None:
+                await self._introduce(publisher, publisher.unknown)
+        logged = [(publisher, entry) for publisher, entry, _ in batch if publisher.logged]
+        try:
+            outcomes = await self.log.write([entry for _, entry in logged])
+        except LogUnavailableError:
+            raise
+        except Exception:
+            log.exception("the event log refuses what %d sessions have; each by itself", len(batch))
+            outcomes = [await self._write_alone(publisher, entry) for publisher, entry in logged]
+        by_publisher = {publisher: outcome for (publisher, _), outcome in zip(logged, outcomes, strict=True)}
+        return [by_publisher.get(publisher, Outcome.WRITTEN) for publisher, _, _ in batch]
+
+    async def _write_alone(self, publisher: Publisher, entry: Entry) -> Outcome:
+        try:
+            return (await self.log.write([entry]))[0]
+        except LogUnavailableError:
+            raise
+        except Exception:
+            log.exception("session is logged no more", extra={"session": publisher.session_id})
+            publisher.give_up()
+            return Outcome.WRITTEN
+
+    async def _introduce(self, publisher: Publisher, record: SessionRecord) -> None:
+        """Tell the log of a session that began while it was away; if there is one of its name, it is logged no more."""
+        try:
+            await create(self.log, dataclasses.replace(record, seq=publisher.first_unlogged - 1))
+        except SessionExistsError:
+            log.error("there is another session of its name in the event log", extra={"session": record.session_id})  # noqa: TRY400
+            publisher.give_up()
+        publisher.unknown = None
 
     async def _notify(self) -> None:
         async with self._written:
@@ -166,8 +237,7 @@ class Journal:
     def _failed(self, error: Exception, failures: int) -> None:
         reason = str(error) or "it does not answer"
         if not self.down:
-            unforeseen = None if isinstance(error, LogUnavailableError | TimeoutError) else error
-            log.error("the event log is away; sessions go on: %s", reason, exc_info=unforeseen)
+            log.error("the event log is away; sessions go on: %s", reason)
         elif failures == 1:
             log.info("the event log is still away: %s", reason)
         self.down = True

@@ -13,7 +13,7 @@ from typing import Any, Final
 from bridge.errors import BridgeError
 from bridge.protocols.events import Presence
 from bridge.session.eventlog.base import EventLog, LogUnavailableError, SessionExistsError, SessionRecord
-from bridge.session.journal import Journal
+from bridge.session.journal import Journal, create
 from bridge.session.live import Live
 from bridge.session.manager import SessionManager
 from bridge.session.origin import Origin, known_format
@@ -55,10 +55,15 @@ class Keeper:
         return None if refusal is not None and self._yielding(refusal) else refusal
 
     def _yielding(self, refusal: BridgeError) -> list[Live]:
-        """Sessions that would give way to another one: they wait for their senders, and can be resumed all the same."""
+        """Sessions that would give way to another one: they wait for their senders.
+
+        Those that can be resumed all the same, if there are any; otherwise a client without a connection would keep out
+        one that has one.
+        """
         if refusal.code != "at_capacity":
             return []
-        return [live for live in self._live.values() if live.held and live.suspendable]
+        held = [live for live in self._live.values() if live.held and not live.session.stopping]
+        return [live for live in held if live.suspendable] or held
 
     @property
     def held(self) -> int:
@@ -157,7 +162,7 @@ class Keeper:
                     outbox_events=self.manager.limits.outbox_events,
                 )
                 if create and event_log is not None:
-                    await self._create(event_log, self._record_of_live(live), reuse=record.start.reuse)
+                    await self._create(event_log, live)
                 self._live[session_id] = live
                 opened.set_result(live)
                 await session.run()
@@ -167,7 +172,8 @@ class Keeper:
                 live.finished()
                 if self._live.get(session_id) is live:
                     del self._live[session_id]
-            self.rooms.left(session_id)
+            if session_id not in self._live:
+                self.rooms.left(session_id)
 
     async def _room(self, record: SessionRecord, *, stored: bool) -> Room:
         try:
@@ -176,21 +182,17 @@ class Keeper:
         except (LogUnavailableError, TimeoutError) as exc:
             raise BridgeError("log_unavailable") from exc
 
-    async def _create(self, event_log: EventLog, record: SessionRecord, *, reuse: bool) -> None:
+    async def _create(self, event_log: EventLog, live: Live) -> None:
         """Tell the log of a new session. While it is away the session begins all the same: it is told later."""
+        record = self._record_of_live(live)
         try:
             async with asyncio.timeout(LOG_SECONDS):
-                try:
-                    await event_log.create(record)
-                except SessionExistsError:
-                    known = await event_log.read(record.session_id) if reuse else None
-                    # Only a session of its own protocol: else whoever may send could delete any that has ended.
-                    own = known is None or (known.ended is not None and known.protocol == record.protocol)
-                    if not reuse or not own:
-                        raise BridgeError("session_taken") from None
-                    await event_log.create(record, replace=True)
+                await create(event_log, record)
+        except SessionExistsError:
+            raise BridgeError("session_taken") from None
         except (LogUnavailableError, TimeoutError):
             log.warning("the event log does not know of the session yet", extra={"session": record.session_id})
+            live.publisher.unknown = record
 
     async def _let_go(self, live: Live) -> None:
         """It has ended: what it said is written, and whoever resumes it may claim it."""
@@ -206,11 +208,12 @@ class Keeper:
             async with asyncio.timeout(LOG_SECONDS):
                 await event_log.release(session_id, epoch)
 
-    async def left(self, live: Live) -> None:
-        """Wait until the session has left this server, or at least its place."""
+    async def left(self, live: Live) -> bool:
+        """Wait until the session has left this server; whether it has in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2 * LEAVE_SECONDS):
                 await live.ended.wait()
+        return live.ended.is_set()
 
     async def make_room(self) -> None:
         """Where there is none, the session that has waited longest for its sender gives way.
@@ -225,7 +228,10 @@ class Keeper:
             raise refusal
         oldest = min(yielding, key=lambda live: live.held_since or 0.0)
         log.info("session gives way to another", extra={"session": oldest.session.id})
-        oldest.session.suspend("at_capacity")
+        if oldest.suspendable:
+            oldest.session.suspend("at_capacity")
+        else:
+            oldest.session.stop("sender_gone")
         await self.left(oldest)
 
     def presence(self, live: Live | None, record: SessionRecord | None) -> Presence:

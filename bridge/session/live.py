@@ -97,7 +97,8 @@ class Live:
     @property
     def suspendable(self) -> bool:
         """Whether it can be left as it is, because its client will go on with it: here later, or elsewhere."""
-        comes_back = self.held or self.record.start.resume is True
+        # Who has said `stop` and is gone may be done; one that is there will say it again.
+        comes_back = not self.session.stopping if self.held else self.record.start.resume is True
         return self.stored and bool(self.record.token_digest) and comes_back and not self.publisher.backlogged
 
     def attach(

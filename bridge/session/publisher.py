@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from bridge.protocols.events import Ack, LastingEvent, Partial, Ready, ServerEvent
-from bridge.session.eventlog.base import Entry, Outcome, Progress
+from bridge.session.eventlog.base import Entry, Outcome, Progress, SessionRecord
 from bridge.session.hub import Hub
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,8 @@ class Publisher:
         """The number of the last lasting event."""
         self.position: Callable[[], Position] | None = None
         """How far the session is; the session puts it here. Asked when an entry is made."""
+        self.unknown: SessionRecord | None = None
+        """The session as it began, if the log was away then and has to be told of it first."""
         self.lost: Callable[[Outcome], None] = lambda _: None
         """Called once, if the log refuses the session; whoever is responsible for it puts it here."""
         self._writer = writer
@@ -87,6 +89,11 @@ class Publisher:
     def backlogged(self) -> bool:
         """Whether receivers know of events that the log has not."""
         return self._away and bool(self._unlogged)
+
+    @property
+    def logged(self) -> bool:
+        """Whether its events go into the log."""
+        return self._writer is not None
 
     @property
     def owned(self) -> bool:

@@ -87,9 +87,18 @@ class Reception:
             touched=now,
         )
         event_log = self._log if start.store else None
+        if event_log is None and start.session_id is not None and await self._is_known(session_id):
+            raise BridgeError("session_taken")  # else whoever knows its name could stand in front of it
         await self._keeper.make_room()
         live = await self._keeper.run(record, Origin(), event_log, create=True)
         return live.attach(token=token, partials=start.partials)
+
+    async def _is_known(self, session_id: str) -> bool:
+        """Whether the log has a session of this name; no while it is away."""
+        try:
+            return await self._keeper.known(session_id) is not None
+        except BridgeError:
+            return False
 
     async def _resume(self, resume: Resume) -> Sender | Feed:
         live = self._keeper.find(resume.session_id)
@@ -99,7 +108,8 @@ class Reception:
             if not live.session.suspended and not live.ended.is_set():
                 self._keeper.manager.metrics.resumes.labels("held").inc()
                 return _attached(live, resume)
-            await self._keeper.left(live)
+            if not await self._keeper.left(live):
+                raise BridgeError("log_unavailable", "the session is being written; try again")
         record = await self._keeper.known(resume.session_id)
         if record is None or self._log is None:
             raise BridgeError("unknown_session")
@@ -208,7 +218,8 @@ class Reception:
                 limit=self._keeper.manager.limits.outbox_events,
             )
             try:
-                yield feed
+                with self._keeper.rooms.patience(room, feed.outbox):
+                    yield feed
             finally:
                 feed.leave()
 

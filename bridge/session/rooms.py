@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bridge.protocols.events import Closed
 from bridge.session.eventlog.base import PAGE, EventLog, LogUnavailableError, SessionRecord
-from bridge.session.hub import HISTORY, Hub
+from bridge.session.hub import HISTORY, Hub, Outbox
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,33 @@ class Room:
         self.stored = True
         self.receivers = 0
         self.follower: asyncio.Task[None] | None = None
+
+
+class Patience:
+    """Lets a receiver go when nothing has come for `seconds`, unless the session runs here. A context."""
+
+    def __init__(self, room: Room, outbox: Outbox, seconds: float) -> None:
+        self._room = room
+        self._outbox = outbox
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        self._timer = self._loop.call_later(self._seconds, self._look)
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        since = now if self._room.local else max(self._began, self._room.hub.heard)
+        if now - since >= self._seconds:
+            self._outbox.put(Closed(None, "sender_gone", 0, 0, 0.0))
+        else:
+            self._timer = self._loop.call_at(since + self._seconds, self._look)
 
 
 class Rooms:
@@ -74,13 +101,16 @@ class Rooms:
         Raises:
             LogUnavailableError: what happened elsewhere cannot be read.
         """
+        room = self._rooms.get(session_id)
+        if room is not None and (room.hub.closed or room.hub.seq > seq):
+            del self._rooms[session_id]  # of a session before this one: who is still in it hears the end of that
         room = self.get(session_id, seq)
         room.local = True
         room.stored = stored
         if not stored:
             room.hub.remember(LONG_HISTORY)
-        await self._stop_following(room)
         try:
+            await self._stop_following(room)
             if room.hub.seq < seq:
                 await self._catch_up(room, seq)
         except BaseException:
@@ -99,7 +129,10 @@ class Rooms:
 
     @contextlib.asynccontextmanager
     async def received(self, session_id: str, record: SessionRecord | None) -> AsyncGenerator[Room]:
-        """Somebody listens, for as long as the context lasts. `record`: what the log knows of the session."""
+        """Somebody listens, for as long as the context lasts. `record`: what the log knows of the session.
+
+        Have a `Patience` with each of them, too.
+        """
         room = self.get(session_id, record.seq if record is not None else 0)
         room.receivers += 1
         self._settle(room)
@@ -137,7 +170,7 @@ class Rooms:
                 room.hub.forget()
             if room.follower is not None:
                 self._spawn(self._stop_following(room))
-        elif room.follower is None:
+        elif room.follower is None and not room.hub.closed and self._log is not None and self._log.shared:
             room.follower = asyncio.create_task(self._follow(room), name=f"follow-{room.session_id}")
 
     async def _stop_following(self, room: Room) -> None:
@@ -147,24 +180,21 @@ class Rooms:
             await asyncio.gather(follower, return_exceptions=True)
 
     async def _follow(self, room: Room) -> None:
-        """Deliver what another server writes; or wait until the session runs here. For so long as somebody may come."""
-        waiting = asyncio.get_running_loop().call_later(self._wait_seconds, self._waited, room)
-        try:
-            if self._log is None or not self._log.shared:
-                await asyncio.get_running_loop().create_future()
-                return
-            async with contextlib.aclosing(self._log.follow(room.session_id)) as following:
-                async for events in following:
-                    if not events or not room.hub.deliver_all(events):
-                        await self._read_on(room)
-                    waiting.cancel()
-                    waiting = asyncio.get_running_loop().call_later(self._wait_seconds, self._waited, room)
-        finally:
-            waiting.cancel()
+        """Deliver what another server writes, as long as somebody listens and the session does not run here."""
+        assert self._log is not None  # noqa: S101 - else nobody follows
+        while True:
+            try:
+                async with contextlib.aclosing(self._log.follow(room.session_id)) as following:
+                    async for events in following:
+                        if not events or not room.hub.deliver_all(events):
+                            await self._read_on(room)
+            except Exception:  # who listens must not be left with a room that is dead
+                log.exception("following a session failed; once more", extra={"session": room.session_id})
+            await asyncio.sleep(RETRY_SECONDS)
 
-    def _waited(self, room: Room) -> None:
-        """Nobody sent anything for too long."""
-        room.hub.deliver(Closed(None, "sender_gone", 0, 0, 0.0))
+    def patience(self, room: Room, outbox: Outbox) -> Patience:
+        """For one receiver."""
+        return Patience(room, outbox, self._wait_seconds)
 
     async def _read_on(self, room: Room) -> None:
         """Deliver what the log has and the room has not, however long the log is away."""

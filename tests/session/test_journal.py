@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from typing import Self
 
@@ -214,3 +215,44 @@ async def test_the_end_waits_for_what_is_to_be_written_but_not_for_ever() -> Non
         assert not await gone.journal.flushed(talk.publisher, 0.1)
         await gone.journal.close(0.1)
     await gone.log.close()
+
+
+async def test_a_session_that_began_while_the_log_was_away_is_not_taken_for_the_one_before_it() -> None:
+    """Of the same name, which has ended: its events are not mixed with the new ones."""
+    async with Scene() as scene:
+        former = await scene.talk("room")
+        former.say("old")
+        former.publisher.publish(Closed(former.publisher.next_seq(), "stopped", 0, 0, 0.0))
+        await former.hears(2)
+        for reuse, logged in ((False, ["old"]), (True, ["new", "newer"])):
+            talk = await scene.talk("room", known=False)
+            talk.publisher.unknown = dataclasses.replace(talk.record, start=Start(reuse=reuse), created=2.0)
+            talk.say("new")
+            talk.say("newer")
+            heard = await talk.hears(2)
+            assert [e.text for e in heard if isinstance(e, Final)] == ["new", "newer"]
+            assert await scene.journal.flushed(talk.publisher, 5)
+            assert await scene.logged("room") == logged
+
+
+async def test_a_session_that_was_created_although_that_seemed_to_fail() -> None:
+    async with Scene() as scene:
+        talk = await scene.talk("s")
+        talk.publisher.unknown = talk.record
+        talk.say("one")
+        await talk.hears(1)
+        assert await scene.logged("s") == ["one"]
+
+
+async def test_what_cannot_be_written_costs_its_own_session_only() -> None:
+    async with Scene() as scene:
+        bad, good = await scene.talk("bad"), await scene.talk("good")
+        bad.say("\ud800")  # no text that could be encoded
+        good.say("one")
+        assert len(await good.hears(1)) == 2
+        assert len(await bad.hears(1)) == 2
+        assert await scene.logged("good") == ["one"]
+        good.say("two")
+        await good.hears(1)
+        assert not scene.journal.down
+        assert scene.journal.backlog == 0
