@@ -44,33 +44,33 @@ class Feed:
             BridgeError: `seq_behind` if events that are wanted are kept nowhere; `log_unavailable`.
         """
         yield [self._first]
-        if self._next is None and self._hub is not None and self._hub.closed:
-            self._next = self._hub.seq  # how it ended is all that is left
-        while self._next is not None:
-            remembered = self._hub.since(self._next) if self._hub is not None else None
-            if remembered is not None:
-                break
+        hub = self._hub
+        if self._next is None and hub is not None and hub.closed:
+            self._next = hub.seq  # how it ended is all that is left
+        while self._next is not None and (hub is None or hub.since(self._next) is None):
             page = await self._page(self._next)
             yield page
             self._next = page[-1].seq + 1 if page[-1].seq is not None else None  # type: ignore[union-attr]
             if isinstance(page[-1], Closed):
                 return
-        else:
-            remembered = []
-        if self._hub is None or (self._hub.closed and not remembered):
-            return
+        if hub is not None:
+            # Nothing is awaited between the last page and the first event: none is missed, and none comes twice.
+            over, remembered = hub.closed, self._join(hub)
+            if remembered:
+                yield remembered
+            while not over and (events := await self.outbox.get()):
+                yield events
+
+    def _join(self, hub: Hub) -> Sequence[ServerEvent]:
+        """Get what comes from now on; returns what is remembered of what is wanted before."""
+        remembered: Sequence[ServerEvent] = () if self._next is None else hub.since(self._next) or ()
         if self._next is not None:
             self.outbox.after = self._next - 1  # the log may have been ahead of the hub
-        # Nothing is awaited between the two: no event is missed, and none comes twice.
-        if not self._hub.closed:
-            self._hub.attach(self.outbox)
         if remembered:
-            self.outbox.after = self._hub.seq
-            yield remembered
-            if isinstance(remembered[-1], Closed):
-                return
-        while events := await self.outbox.get():
-            yield events
+            self.outbox.after = hub.seq
+        if not hub.closed:
+            hub.attach(self.outbox)
+        return remembered
 
     def leave(self) -> None:
         """The connection is gone."""
