@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from bridge.errors import BridgeError
-from bridge.protocols.events import Closed, Joined, LastingEvent, ServerEvent, SpeechStarted, Start
+from bridge.protocols.events import Closed, Joined, LastingEvent, SpeechStarted, Start
 from bridge.session.eventlog.base import Entry, Progress, SessionRecord
 from bridge.session.eventlog.sqlite import SqliteLog
 from bridge.session.feed import Feed
@@ -36,16 +38,21 @@ async def test_every_event_comes_once(ahead: int, history: int) -> None:
     hub = Hub(1_000, history=history)
     hub.deliver_all(event(seq) for seq in range(1, 701))
     feed = Feed("s", FIRST, hub, log, from_seq=5)
-    heard: list[ServerEvent] = []
-    async for events in feed:
-        heard += events
-        if len(heard) >= 690 and hub.seq == 700:  # it is about to attach, or has
-            rest: tuple[LastingEvent, ...] = (
-                *(event(seq) for seq in range(701 + ahead, 801)),
-                Closed(801, "stopped", 0, 0, 0.0),
-            )
-            await log.write([Entry("s", 1, rest, Progress((0.0,)), "x")])
-            hub.deliver_all([*(event(seq) for seq in range(701, 701 + ahead)), *rest])
+    rest: tuple[LastingEvent, ...] = (
+        *(event(seq) for seq in range(701 + ahead, 801)),
+        Closed(801, "stopped", 0, 0, 0.0),
+    )
+
+    async def go_on() -> None:
+        """Once somebody listens."""
+        while not hub.receivers:
+            await asyncio.sleep(0)
+        await log.write([Entry("s", 1, rest, Progress((0.0,)), "x")])
+        hub.deliver_all([*(event(seq) for seq in range(701, 701 + ahead)), *rest])
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(go_on())
+        heard = [e async for events in feed for e in events]
     await log.close()
     assert heard[0] == FIRST
     assert [getattr(e, "seq", None) for e in heard[1:]] == list(range(5, 802))
