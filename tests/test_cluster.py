@@ -39,9 +39,15 @@ async def test_a_session_goes_on_at_another_server_and_its_receivers_miss_nothin
         assert (await early.until("joined"))["state"] == "waiting"
         async with Wire.stream(here.url, start=PCM | {"session_id": room}) as wire:
             await wire.until("ready")
-            await wire.audio(AUDIO[:14_400])
-            await early.until("partial")
-            await wire.audio(AUDIO[14_400:HALF])
+            # Passing events may pass unheard: while nobody follows, and for a second behind that.
+            hearing = asyncio.create_task(early.until("partial"))
+            sent = 0
+            while not hearing.done() and sent < HALF - 3_200:
+                await wire.audio(AUDIO[sent : sent + 3_200])
+                sent += 3_200
+                await asyncio.sleep(0.1)
+            await hearing
+            await wire.audio(AUDIO[sent:HALF])
             await wire.until("final", 3)
             await early.until("final", 3)
             async with Wire.stream(there.url, start=receiver(room, from_seq=1)) as late:

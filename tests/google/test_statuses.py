@@ -133,7 +133,10 @@ async def test_one_that_passes(engine: str, row: Passing) -> None:
     with journal() as log:
         async with road(engine, row.api, in_order(refused, *probes, aborted), env=HOLD) as (url, emulator):
             heard = await spoken(url, marker_audio(WORDS))
-            assert emulator.stats.opened == 3 + len(probes)
+            # On a slow machine the second has lasted for a second when it is ended, and counts as one that met a limit:
+            # then the third is ended before it gets so old.
+            early = 1 if row.code == "stream_limit" else 0
+            assert 3 <= emulator.stats.opened - len(probes) <= 3 + early
     heard.assert_whole(WORDS)
     # A write that is under way when the stream ends hides the status from the asynchronous driver.
     hidden = ("unknown_status",) if engine == "google" else ()
