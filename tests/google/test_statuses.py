@@ -133,14 +133,14 @@ async def test_one_that_passes(engine: str, row: Passing) -> None:
     with journal() as log:
         async with road(engine, row.api, in_order(refused, *probes, aborted), env=HOLD) as (url, emulator):
             heard = await spoken(url, marker_audio(WORDS))
-            # On a slow machine the second has lasted for a second when it is ended, and counts as one that met a limit:
-            # then the third is ended before it gets so old.
-            early = 1 if row.code == "stream_limit" else 0
-            assert 3 <= emulator.stats.opened - len(probes) <= 3 + early
+            # If all audio was given before the first was refused, that counts as a limit met too late: then the second is
+            # ended before it meets its own.
+            early = row.code == "stream_limit" and emulator.stats.opened == 4
+            assert early or emulator.stats.opened == 3 + len(probes)
     heard.assert_whole(WORDS)
     # A write that is under way when the stream ends hides the status from the asynchronous driver.
     hidden = ("unknown_status",) if engine == "google" else ()
-    assert_lines(log, heard, (row.code,), (row.code, *hidden))
+    assert_lines(log, heard, (row.code,), *(() if early else ((row.code, *hidden),)))
 
 
 @pytest.mark.parametrize(("engine", "row"), cases(LASTING))
