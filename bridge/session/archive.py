@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from bridge.errors import BridgeError
-from bridge.protocols.events import Closed, Final, LastingEvent
+from bridge.protocols.events import Closed, Final
 from bridge.session.directory import SessionState
-from bridge.session.eventlog.base import PAGE, EventLog, LogUnavailableError, SessionRecord
-from bridge.session.keeper import LOG_SECONDS, Keeper
+from bridge.session.eventlog.base import PAGE, LogUnavailableError, SessionRecord
+from bridge.session.keeper import LOG_SECONDS, Keeper, asking
 from bridge.session.live import Live
 
 
@@ -26,8 +25,6 @@ class Archive:
         if live is not None:
             return await self._of_live(live)
         record = await self._keeper.known(session_id)
-        room = self._keeper.rooms.find(session_id)
-        here = room.receivers if room is not None else 0
         if record is None:
             return None
         return SessionState(
@@ -42,15 +39,13 @@ class Archive:
             seq=record.seq,
             received=_seconds(record),
             finalized=min(record.progress.final, default=0.0),
-            receivers=here + await self._elsewhere(session_id),
+            receivers=await self._receivers(session_id, stored=True),
             stored=True,
         )
 
     async def _of_live(self, live: Live) -> SessionState:
         session, record = live.session, live.record
-        room = self._keeper.rooms.find(session.id)
         position = session.position()
-        here = room.receivers if room is not None else 0
         return SessionState(
             session_id=session.id,
             state=self._keeper.presence(live, None),
@@ -63,7 +58,7 @@ class Archive:
             seq=live.publisher.hub.seq,
             received=round(session.audio_seconds, 3),
             finalized=round(min(position.progress.final, default=0.0), 3),
-            receivers=here + (await self._elsewhere(session.id) if live.stored else 0),
+            receivers=await self._receivers(session.id, stored=live.stored),
             stored=live.stored,
         )
 
@@ -77,7 +72,8 @@ class Archive:
         finals: list[Final] = []
         at: int | None = 1
         while at is not None:
-            page = await self._page(self._log, session_id, at)
+            async with asking():
+                page = await self._log.events(session_id, at)
             finals += [event for event in page if isinstance(event, Final)]
             last = page[-1] if page else None
             at = last.seq + 1 if last is not None and last.seq is not None and not isinstance(last, Closed) else None
@@ -90,11 +86,8 @@ class Archive:
         live = self._keeper.find(session_id)
         known = False
         if self._log is not None and (live is None or live.stored):
-            try:
-                async with asyncio.timeout(LOG_SECONDS):
-                    known = await self._log.delete(session_id)
-            except (LogUnavailableError, TimeoutError) as exc:
-                raise BridgeError("log_unavailable") from exc
+            async with asking():
+                known = await self._log.delete(session_id)
         if live is not None:
             live.publisher.give_up()
             live.session.cut("deleted")
@@ -112,22 +105,17 @@ class Archive:
                 async with asyncio.timeout(LOG_SECONDS):
                     await self._log.announce(session_id, [closed])
 
-    async def _page(self, event_log: EventLog, session_id: str, from_seq: int) -> list[LastingEvent]:
+    async def _receivers(self, session_id: str, *, stored: bool) -> int:
+        """Here and at other servers, as far as that can be told."""
+        room = self._keeper.rooms.find(session_id)
+        here = room.receivers if room is not None else 0
+        if self._log is None or not stored:
+            return here
         try:
             async with asyncio.timeout(LOG_SECONDS):
-                return await event_log.events(session_id, from_seq)
-        except (LogUnavailableError, TimeoutError) as exc:
-            raise BridgeError("log_unavailable") from exc
-
-    async def _elsewhere(self, session_id: str) -> int:
-        """Receivers at other servers, as far as that can be told."""
-        if self._log is None:
-            return 0
-        try:
-            async with asyncio.timeout(LOG_SECONDS):
-                return await self._log.receivers(session_id)
+                return here + await self._log.receivers(session_id)
         except (LogUnavailableError, TimeoutError):
-            return 0
+            return here
 
 
 def _seconds(record: SessionRecord) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from bridge.errors import BridgeError
@@ -18,7 +19,7 @@ from bridge.session.live import Live
 from bridge.session.manager import SessionManager
 from bridge.session.origin import Origin, known_format
 from bridge.session.publisher import Publisher
-from bridge.session.rooms import Room, Rooms
+from bridge.session.rooms import Rooms
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,20 @@ LOG_SECONDS: Final = 2.0
 """That a connection waits for the event log when it begins."""
 LEAVE_SECONDS: Final = 2.0
 """For a session to leave its place to another one, and for what it said to be written."""
+
+
+@contextlib.asynccontextmanager
+async def asking() -> AsyncGenerator[None]:
+    """What is asked of the event log meanwhile has `LOG_SECONDS`.
+
+    Raises:
+        BridgeError: `log_unavailable`.
+    """
+    try:
+        async with asyncio.timeout(LOG_SECONDS):
+            yield
+    except (LogUnavailableError, TimeoutError) as exc:
+        raise BridgeError("log_unavailable") from exc
 
 
 class Keeper:
@@ -138,7 +153,8 @@ class Keeper:
     ) -> None:
         """The session's whole life on this server."""
         session_id = record.session_id
-        room = await self._room(record, stored=event_log is not None)
+        async with asking():
+            room = await self.rooms.runs_here(session_id, record.seq, stored=event_log is not None)
         live: Live | None = None
         try:
             publisher = Publisher(
@@ -174,13 +190,6 @@ class Keeper:
                     del self._live[session_id]
             if session_id not in self._live:
                 self.rooms.left(session_id)
-
-    async def _room(self, record: SessionRecord, *, stored: bool) -> Room:
-        try:
-            async with asyncio.timeout(LOG_SECONDS):
-                return await self.rooms.runs_here(record.session_id, record.seq, stored=stored)
-        except (LogUnavailableError, TimeoutError) as exc:
-            raise BridgeError("log_unavailable") from exc
 
     async def _create(self, event_log: EventLog, live: Live) -> None:
         """Tell the log of a new session. While it is away the session begins all the same: it is told later."""
@@ -255,11 +264,8 @@ class Keeper:
         """
         if self.log is None:
             return None
-        try:
-            async with asyncio.timeout(LOG_SECONDS):
-                return await self.log.read(session_id)
-        except (LogUnavailableError, TimeoutError) as exc:
-            raise BridgeError("log_unavailable") from exc
+        async with asking():
+            return await self.log.read(session_id)
 
     def _record_of(self, session_id: str) -> SessionRecord | None:
         live = self._live.get(session_id)

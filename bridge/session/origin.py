@@ -47,14 +47,12 @@ class Origin:
                 speaking[event.channel or 0] = event.start
             elif isinstance(event, SpeechEnded):
                 speaking[event.channel or 0] = None
-        finalized = int(min(final) * audio.sample_rate + 1e-6)
-        raw = audio.encoding.width is not None or progress.raw
-        frames = finalized if raw else 0
+        frames = record.finalized if record.raw else 0
         return cls(
             frames=frames,
-            received_bytes=progress.header_bytes * bool(frames) + frames * audio.frame_bytes if raw else 0,
+            received_bytes=progress.header_bytes * bool(frames) + frames * audio.frame_bytes if record.raw else 0,
             header_bytes=progress.header_bytes if frames else 0,
-            finalized=finalized,
+            finalized=record.finalized,
             final=final,
             speaking=tuple(speaking),
             age=max(0.0, record.touched - record.created),

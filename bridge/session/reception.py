@@ -21,7 +21,7 @@ from bridge.session.eventlog.base import (
     SessionRecord,
 )
 from bridge.session.feed import Feed
-from bridge.session.keeper import LOG_SECONDS, Keeper
+from bridge.session.keeper import LOG_SECONDS, Keeper, asking
 from bridge.session.live import Live, Sender, check_token, digest
 from bridge.session.manager import SessionManager, new_session_id
 from bridge.session.origin import Origin
@@ -174,15 +174,11 @@ class Reception:
 
         Also returns its last events.
         """
-        try:
-            async with asyncio.timeout(LOG_SECONDS):
-                claimed = await event_log.claim(session_id)
-                if claimed is None:
-                    raise BridgeError("unknown_session")
-                told = await event_log.events(session_id, max(1, claimed.seq - TOLD + 1), TOLD)
-        except (LogUnavailableError, TimeoutError) as exc:
-            raise BridgeError("log_unavailable") from exc
-        return claimed, told
+        async with asking():
+            claimed = await event_log.claim(session_id)
+            if claimed is None:
+                raise BridgeError("unknown_session")
+            return claimed, await event_log.events(session_id, max(1, claimed.seq - TOLD + 1), TOLD)
 
     # Receivers
 
@@ -248,8 +244,6 @@ def _ready_of(record: SessionRecord, manager: SessionManager) -> Ready:
     """What the sender of a session that has ended is told."""
     start, limits = record.start, manager.limits
     audio = start.audio
-    finalized = int(min(record.progress.final, default=0.0) * audio.sample_rate + 1e-6)
-    raw = audio.encoding.width is not None or record.progress.raw
     return Ready(
         session_id=record.session_id,
         backend=record.backend,
@@ -262,6 +256,6 @@ def _ready_of(record: SessionRecord, manager: SessionManager) -> Ready:
         resumed=True,
         last_seq=record.seq,
         received=record.progress.received,
-        received_bytes=record.progress.header_bytes + record.progress.received * audio.frame_bytes if raw else 0,
-        finalized=finalized,
+        received_bytes=record.progress.header_bytes + record.progress.received * audio.frame_bytes if record.raw else 0,
+        finalized=record.finalized,
     )

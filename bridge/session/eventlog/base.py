@@ -77,6 +77,16 @@ class SessionRecord:
     ended: float | None = None
     code: str | None = None
 
+    @property
+    def raw(self) -> bool:
+        """Whether its audio is raw samples, as declared or as it turned out."""
+        return self.start.audio.encoding.width is not None or self.progress.raw
+
+    @property
+    def finalized(self) -> int:
+        """Frames at the client's rate before which every channel is final."""
+        return int(min(self.progress.final, default=0.0) * self.start.audio.sample_rate + 1e-6)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
