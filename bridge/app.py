@@ -12,15 +12,11 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 
-import bridge
 from backends import registry
 from backends.base import BackendError
-from bridge.api import admin, health, sessions
-from bridge.api import metrics as metrics_api
+from bridge.api.door import Door
 from bridge.audio.denoise import DenoiseError, make_denoiser
 from bridge.audio.vad.detector import VoiceDetectionError, make_voice_detection
 from bridge.audio.vad.segmenter import Endpointing
@@ -28,8 +24,10 @@ from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.protocols.asr_room import AsrRoomCodec
 from bridge.protocols.native import NativeCodec
+from bridge.routes import Parts, make_http
 from bridge.security.auth import Gatekeeper, is_loopback
 from bridge.security.certificates import unusable
+from bridge.security.guards import Guards
 from bridge.session.archive import Archive
 from bridge.session.breaker import BreakerRules
 from bridge.session.engine import Engine
@@ -299,13 +297,15 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         path: StreamEndpoint(make_codec, reception, gatekeeper, metrics, limits)
         for path, make_codec in (("/v1/stream", native), ("/ws/asr/", asr_room))
     }
-    app = FastAPI(title="STT Bridge", version=bridge.__version__, docs_url="/docs", redoc_url=None)
-    app.include_router(health.router(keeper))
-    app.include_router(metrics_api.router(metrics, keeper, gatekeeper))
-    app.include_router(admin.router(manager.models, gatekeeper))
-    app.include_router(sessions.router(Archive(keeper), gatekeeper))
-    app.add_exception_handler(BridgeError, _answer)
-    app.add_exception_handler(HTTPException, _answer_http)
+    app = make_http(
+        Parts(
+            keeper=keeper,
+            metrics=metrics,
+            gatekeeper=gatekeeper,
+            door=Door(gatekeeper, Guards()),
+            archive=Archive(keeper),
+        )
+    )
     server = make_server(
         Gateway(app, sockets),
         drain=lambda: keeper.drain(settings.shutdown_seconds),
@@ -428,18 +428,3 @@ def raise_file_limit(wanted: int) -> None:
     target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < target:
         resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-
-
-async def _answer(_: Request, exc: Exception) -> JSONResponse:
-    """A `BridgeError` as HTTP says it."""
-    if not isinstance(exc, BridgeError):
-        raise exc
-    return JSONResponse({"error": {"code": exc.code, "message": str(exc)}}, exc.row.status)
-
-
-async def _answer_http(_: Request, exc: Exception) -> JSONResponse:
-    """The framework's own refusals, in the same shape."""
-    if not isinstance(exc, HTTPException):
-        raise exc
-    code = "not_found" if exc.status_code == 404 else "bad_message"
-    return JSONResponse({"error": {"code": code, "message": str(exc.detail)}}, exc.status_code, exc.headers)

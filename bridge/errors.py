@@ -56,6 +56,20 @@ _ROWS: Final = (
     ErrorCode("session_too_long", 4413, 413, "client", True, True, "The session reached its longest duration."),
     ErrorCode("message_too_large", 1009, 413, "client", True, False, "A message is larger than allowed."),
     ErrorCode("slow_receiver", 4414, 408, "client", True, True, "The client did not read its events in time."),
+    # What an HTTP request did wrong.
+    ErrorCode("bad_request", 4400, 400, "client", True, False, "A field of the request is missing or has a bad value."),
+    ErrorCode("unknown_backend", 4404, 404, "client", True, False, "This server has no such model or backend."),
+    ErrorCode("too_large", 4413, 413, "client", True, False, "The body or file is larger than allowed."),
+    ErrorCode("audio_too_long", 4413, 413, "client", True, False, "The audio is longer than allowed."),
+    ErrorCode("body_timeout", 4408, 408, "client", True, True, "The request's body came too slowly, or broke off."),
+    ErrorCode("rate_limited", 4429, 429, "client", True, True, "Too many requests; `Retry-After` says when."),
+    ErrorCode("quota_exceeded", 4429, 429, "client", True, True, "This key has used up what it may at once or a day."),
+    ErrorCode("unknown_upload", 4404, 404, "client", True, False, "There is no upload of this name, or no longer."),
+    ErrorCode("upload_conflict", 4409, 409, "client", True, False, "This contradicts what was uploaded before."),
+    ErrorCode("upload_incomplete", 4409, 409, "client", True, True, "Chunks are missing; the message names them."),
+    ErrorCode("unknown_job", 4404, 404, "client", True, False, "There is no job of this name, or no longer."),
+    ErrorCode("job_unfinished", 4409, 409, "client", True, True, "The job has no result yet."),
+    ErrorCode("cancelled", 4410, 410, "none", True, False, "The job was cancelled."),
     ErrorCode("unauthorized", 4401, 401, "client", True, False, "The API key is missing or wrong."),
     ErrorCode("forbidden", 4403, 403, "client", True, False, "This API key may not do that."),
     ErrorCode("forbidden_origin", 4403, 403, "client", True, False, "This web origin may not connect."),
@@ -73,6 +87,7 @@ _ROWS: Final = (
     ErrorCode("sender_gone", 4408, 408, "client", True, False, "The sender did not come back in time."),
     ErrorCode("deleted", 4410, 410, "client", True, False, "The session was deleted."),
     ErrorCode("log_unavailable", 1013, 503, "server", True, True, "The event log cannot be reached; try again."),
+    ErrorCode("store_unavailable", 1013, 503, "server", True, True, "Jobs or uploads cannot be stored; try again."),
     ErrorCode("at_capacity", 1013, 503, "server", True, True, "The server carries as much as it can; try again later."),
     ErrorCode("not_ready", 1013, 503, "server", True, True, "The backend is still loading."),
     ErrorCode("shutting_down", 1001, 503, "server", True, True, "The server is stopping; connect again."),
@@ -118,8 +133,10 @@ class BridgeError(Exception):
     The text may name fields and values of the client's own message; it never holds a key or a transcript.
     """
 
-    def __init__(self, code: str, message: str | None = None) -> None:
+    def __init__(self, code: str, message: str | None = None, *, retry_after: float | None = None) -> None:
         self.row = ERRORS[code]
+        self.retry_after = retry_after
+        """Seconds after which another try may do better, where that is known."""
         super().__init__(message or self.row.meaning)
 
     @property

@@ -150,6 +150,13 @@ class Settings(BaseModel):
     max_connections: int = Field(
         8_192, ge=1, le=1_000_000, description="Streaming connections open at once, with or without a session."
     )
+    max_file_bytes: int = Field(
+        2_147_483_648, ge=1_024, le=2**50, description="Largest file, or whole upload, that is transcribed."
+    )
+    max_file_seconds: Seconds = Field(14_400, description="Longest audio of one file.")
+    max_files: int = Field(
+        256, ge=1, le=100_000, description="HTTP requests with a body that are read or transcribed at once."
+    )
     max_session_seconds: Seconds = Field(14_400, description="Longest session.")
     idle_seconds: Seconds = Field(60, description="A session without audio or a message for so long ends.")
     start_seconds: Seconds = Field(10, description="Time a connection has to send `start`.")
@@ -206,6 +213,28 @@ class Settings(BaseModel):
         ge=60,
         le=604_800,
         description="Time after a session's end, or its last sign of life, until it is forgotten.",
+    )
+
+    store: Annotated[str, Field(min_length=1)] = Field(
+        "sqlite:",
+        description="Where jobs are kept: `sqlite:` (a file in the user's state folder; workers in this process), "
+        "`sqlite:PATH`, `sqlite::memory:`, or `redis://HOST` (for any number of servers and workers).",
+        json_schema_extra=_SECRET,
+    )
+    uploads: str | None = Field(
+        None,
+        description="Where files lie until they are transcribed: a folder (unset: in the user's state folder), or an "
+        "address that fsspec knows, as `s3://BUCKET/PREFIX`, which all servers and workers reach.",
+    )
+    upload_seconds: float = Field(
+        86_400, ge=60, le=2_592_000, description="Time after which an upload that nobody goes on with is deleted."
+    )
+    job_retention_seconds: float = Field(
+        604_800, ge=60, le=31_536_000, description="Time for which a finished job and its result are kept."
+    )
+    job_workers: int = Field(2, ge=0, le=1_024, description="Jobs worked on at once in one process; 0: none.")
+    job_attempts: int = Field(
+        10, ge=1, le=1_000, description="Times that a job is begun again after its worker died, before it fails."
     )
 
     # What operators see

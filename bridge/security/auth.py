@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -19,14 +19,21 @@ if TYPE_CHECKING:
 _MARKERS: Final = ("bearer", "token")
 """Subprotocols that say "the next one is the key"; the marker is echoed, never the key."""
 _QUERY: Final = ("token", "api_key")
+ANYBODY: Final = "anybody"
+"""Whoever connects to a server that asks for no key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A connection that may go on; `subprotocol` is to be echoed, `rights` is what it may do."""
+    """A connection that may go on; `subprotocol` is to be echoed, `rights` is what it may do.
+
+    `subject` names who it is, without giving a key away: the same for the same key or the same user of tokens.
+    """
 
     subprotocol: str | None = None
     rights: Rights = EVERYTHING
+    subject: str = ANYBODY
+    credential: str | None = field(default=None, repr=False)
 
 
 class Gatekeeper:
@@ -73,7 +80,7 @@ class Gatekeeper:
         given = next(filter(None, candidates), None) or next(filter(None, map(query.get, _QUERY)), None)
         if given is None:
             raise BridgeError("unauthorized", "an API key is needed: send `Authorization: Bearer KEY`")
-        return Admission(marker, self._rights(given))
+        return Admission(marker, self._rights(given), _subject(given), given)
 
     def admit_reader(self, headers: Mapping[str, str], query: Mapping[str, str]) -> Admission:
         """Check an HTTP request for what somebody said; as `admit`, and no page may read it under a stranger's name.
@@ -191,6 +198,10 @@ def _known(key: str, digests: Iterable[bytes]) -> bool:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _subject(key: str) -> str:
+    return f"key-{_digest(key).hex()[:16]}"
 
 
 def _from_header(value: str | None) -> str | None:

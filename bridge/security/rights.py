@@ -9,14 +9,14 @@ from typing import Final, Literal, Self, get_args
 
 from bridge.errors import BridgeError
 
-Scope = Literal["send", "receive", "admin"]
-"""To send a session's audio, to receive what it says, to administer it."""
+Scope = Literal["send", "receive", "admin", "files"]
+"""To send a session's audio, to receive what it says, to administer it; to have files transcribed (no session's)."""
 
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 # A session's name, or how names begin; what a name may hold stands in `bridge.protocols.native`.
 _PATTERN: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}|[A-Za-z0-9._~-]{0,127}\*")
-_DENIED: Final = {"send": "send audio to", "receive": "receive", "admin": "administer"}
+_DENIED: Final = {"send": "send audio to", "receive": "receive", "admin": "administer", "files": "transcribe files in"}
 
 
 @dataclass(frozen=True, slots=True)

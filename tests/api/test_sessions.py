@@ -15,10 +15,10 @@ from starlette.exceptions import HTTPException
 
 from backends.base import Word
 from bridge.api import sessions
-from bridge.app import _answer, _answer_http
 from bridge.errors import BridgeError
 from bridge.protocols.events import Final
 from bridge.protocols.native import MAX_SESSION_ID_CHARS
+from bridge.routes import answer, answer_http
 from bridge.security.auth import Gatekeeper
 from bridge.security.tokens import TokenIssuer, TokenVerifier
 from bridge.session.directory import SessionState, can_be_session
@@ -78,8 +78,8 @@ async def serving(directory: Directory, gatekeeper: Gatekeeper) -> AsyncIterator
     """The routes on a real server."""
     app = FastAPI()
     app.include_router(sessions.router(directory, gatekeeper))
-    app.add_exception_handler(BridgeError, _answer)
-    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(BridgeError, answer)
+    app.add_exception_handler(HTTPException, answer_http)
 
     async def drain() -> None:
         return

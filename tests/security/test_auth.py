@@ -112,7 +112,7 @@ def held(key: str) -> set[tuple[Scope, str | None]]:
 
 
 def test_who_may_do_what() -> None:
-    assert len(held(KEY)) == 9
+    assert len(held(KEY)) == 12
     assert held("r") == {("receive", "room-1"), ("receive", "hall"), ("receive", None)}
     assert held("s") == {("send", "room-1"), ("receive", "hall")}  # two entries of one key
     assert held("b64==") == {("admin", "room-1"), ("admin", "hall"), ("admin", None)}

@@ -1,0 +1,1 @@
+"""Durable work: jobs that are accepted, kept, worked off and told of, each exactly once."""
