@@ -74,7 +74,14 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
     },
     "bridge.transports": {"bridge.errors", "bridge.observe", "bridge.protocols", "bridge.security", "bridge.session"},
     "bridge.api": {"bridge.errors", "bridge.observe", "bridge.security", "bridge.session", "bridge.transcript"},
-    "bridge.session": {"backends.base", "bridge.audio", "bridge.errors", "bridge.observe", "bridge.protocols"},
+    "bridge.session": {
+        "backends.base",
+        "bridge.audio",
+        "bridge.errors",
+        "bridge.observe",
+        "bridge.protocols",
+        "bridge.sqlite",
+    },
     "bridge.protocols": {"backends.base", "bridge.audio", "bridge.errors"},
     # Below: each of these knows next to nothing.
     "bridge.client": {"bridge.audio", "bridge.errors", "bridge.protocols"},
@@ -82,6 +89,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
     "bridge.audio": {"bridge.errors"},
     "bridge.security": {"bridge.errors"},
     "bridge.observe": set(),
+    "bridge.sqlite": set(),
     "bridge.settings": {"bridge.security"},
     "bridge.errors": set(),
     "backends": set(),
@@ -131,7 +139,7 @@ KEPT_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "soxr": ("bridge.audio",),
     "rich": ("bridge.commands",),
     "redis": ("bridge.session.eventlog",),
-    "sqlite3": ("bridge.session.eventlog",),
+    "sqlite3": ("bridge.sqlite", "bridge.session.eventlog", "bridge.jobs"),
     "pocketsphinx": (
         "backends.pocketsphinx_backend",
         "backends.pocketsphinx_recognizer",

@@ -1,27 +1,22 @@
 """The event log in one SQLite file: the default, for one server or several on one machine.
 
-One thread of its own does all the work, so that the event loop never waits for a disk. What is written survives the
-death of the process at any moment (WAL, `synchronous=NORMAL`: the operating system has it); a power failure may take
-the last moments with it, since it is not waited for the disk at each write. What is deleted is overwritten
-(`secure_delete`), in the file and, by a checkpoint, in its WAL: transcripts are personal data.
+A thread of its own does the work (`bridge.sqlite.database`). A power failure may take the last moments with it, since
+it is not waited for the disk at each write.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from bridge.protocols.events import Closed, LastingEvent, ServerEvent
 from bridge.session.eventlog.base import (
     PAGE,
     Entry,
     EventLog,
-    LogUnavailableError,
     Outcome,
     SessionExistsError,
     SessionRecord,
@@ -29,19 +24,16 @@ from bridge.session.eventlog.base import (
     encode_event,
 )
 from bridge.session.eventlog.codec import decode_progress, decode_start, encode
-from bridge.session.eventlog.sqlite_file import PLACES, name_of, open_file, transaction
+from bridge.session.eventlog.sqlite_tables import PLACES, SCHEMA
+from bridge.sqlite.database import Database
+from bridge.sqlite.file import clean, shrink, transaction
 
-ANSWER_SECONDS: Final = 5.0
-"""That a caller waits at most for anything."""
-WAITING: Final = 4
-"""Jobs that wait for the thread besides writes, which never stand behind more than these."""
 SWEEP_EVENTS: Final = 2_000
 """Events that one transaction of a sweep deletes, about: some ten milliseconds."""
 SWEEP_SESSIONS: Final = 500
 SHRINK_PAGES: Final = 500
 TOMBSTONE_SECONDS: Final = 86_400.0
 """A deleted session's id is kept at least so long: its owner may be silent for hours before it writes again."""
-T = TypeVar("T")
 
 
 class SqliteLog(EventLog):
@@ -51,40 +43,8 @@ class SqliteLog(EventLog):
         self, path: Path | None, node: str, retention_seconds: float, clock: Callable[[], float] = time.time
     ) -> None:
         super().__init__(node, retention_seconds)
-        self._path = path
         self._clock = clock
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="stt-event-log")
-        self._others = asyncio.Semaphore(WAITING)
-        self._open: sqlite3.Connection | None = None
-
-    # The thread
-
-    async def _do(self, job: Callable[[sqlite3.Connection], T], *, first: bool = False) -> T:
-        """Run a job on the thread; `first`: without standing in line with the others.
-
-        A caller that goes away leaves a job that has begun to its end.
-        """
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                if first:
-                    return await self._submit(job)
-                async with self._others:
-                    return await self._submit(job)
-        except TimeoutError as exc:
-            raise LogUnavailableError(f"the event log {name_of(self._path)} does not answer") from exc
-
-    def _submit(self, job: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._executor, self._translated, job)
-
-    def _translated(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        if self._open is None:
-            raise LogUnavailableError(f"the event log {name_of(self._path)} is not open")
-        try:
-            return job(self._open)
-        except sqlite3.Error as exc:
-            raise LogUnavailableError(f"the event log {name_of(self._path)} fails: {exc}") from exc
-
-    # Opening and closing
+        self._database = Database(path, SCHEMA, thread="stt-event-log")
 
     async def open(self) -> None:
         """Make the file, its folder and its tables, where they are not there.
@@ -92,27 +52,17 @@ class SqliteLog(EventLog):
         Raises:
             LogUnavailableError: the file cannot be used; the sentence says what to do.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                self._open = await loop.run_in_executor(self._executor, open_file, self._path)
-        except TimeoutError as exc:
-            raise LogUnavailableError(f"the event log {name_of(self._path)} cannot be opened in time") from exc
+        await self._database.open()
 
     async def close(self) -> None:
         """Give everything back; waits for what is being written."""
-        try:
-            if self._open is not None:
-                await self._do(sqlite3.Connection.close, first=True)
-        finally:
-            self._open = None
-            self._executor.shutdown(wait=False, cancel_futures=True)
+        await self._database.close()
 
     # A session's life
 
     async def create(self, record: SessionRecord, *, replace: bool = False) -> None:
         """See `EventLog`. One that goes on in a later epoch than the record's is not replaced."""
-        await self._do(lambda db: self._create(db, record, replace=replace))
+        await self._database.do(lambda db: self._create(db, record, replace=replace))
 
     def _create(self, db: sqlite3.Connection, record: SessionRecord, *, replace: bool) -> None:
         with transaction(db):
@@ -153,7 +103,7 @@ class SqliteLog(EventLog):
             with transaction(db):
                 return [self._write(db, entry) for entry in entries]
 
-        return await self._do(job, first=True)
+        return await self._database.do(job, first=True)
 
     def _write(self, db: sqlite3.Connection, entry: Entry) -> Outcome:
         row = _row(db, entry.session_id)
@@ -181,7 +131,7 @@ class SqliteLog(EventLog):
 
     async def read(self, session_id: str) -> SessionRecord | None:
         """The session; None if it is not known, or deleted."""
-        return await self._do(lambda db: _read(db, session_id))
+        return await self._database.do(lambda db: _read(db, session_id))
 
     async def events(self, session_id: str, from_seq: int, limit: int = PAGE) -> list[LastingEvent]:
         """Its events from this number on, in order, at most `limit`."""
@@ -194,7 +144,7 @@ class SqliteLog(EventLog):
             )
             return found.fetchall()
 
-        return [decode_event(kind, data) for kind, data in await self._do(job)]
+        return [decode_event(kind, data) for kind, data in await self._database.do(job)]
 
     async def claim(self, session_id: str) -> SessionRecord | None:
         """Make this node the owner, unless the session has ended: then the record is as it was."""
@@ -208,7 +158,7 @@ class SqliteLog(EventLog):
                 )
                 return _read(db, session_id)
 
-        return await self._do(job)
+        return await self._database.do(job)
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Nobody owns the session from now on, `owner` is empty; its time to be resumed begins."""
@@ -220,7 +170,7 @@ class SqliteLog(EventLog):
                 (self._clock(), session_id, self.node, epoch),
             )
 
-        await self._do(job)
+        await self._database.do(job)
 
     async def delete(self, session_id: str) -> bool:
         """See `EventLog`. Leaves the id alone, and nothing of the rest on the disk."""
@@ -231,11 +181,11 @@ class SqliteLog(EventLog):
                     return False
                 _forget(db, [row["id"]])
                 db.execute("INSERT INTO deleted (session_id, at) VALUES (?, ?)", (session_id, self._clock()))
-            _shrink(db)
-            _clean(db)
+            shrink(db, SHRINK_PAGES)
+            clean(db)
             return True
 
-        return await self._do(job)
+        return await self._database.do(job)
 
     async def beat(self) -> None:
         """See `EventLog`."""
@@ -243,13 +193,13 @@ class SqliteLog(EventLog):
         def job(db: sqlite3.Connection) -> None:
             db.execute("INSERT OR REPLACE INTO nodes (node, beat) VALUES (?, ?)", (self.node, self._clock()))
 
-        await self._do(job)
+        await self._database.do(job)
 
     async def sweep(self) -> int:
         """See `EventLog`. In many small transactions: who writes meanwhile waits for one of them."""
         now = self._clock()
         swept = 0
-        while some := await self._do(lambda db: _sweep(db, now - self.retention_seconds)):
+        while some := await self._database.do(lambda db: _sweep(db, now - self.retention_seconds)):
             swept += some
 
         def finish(db: sqlite3.Connection) -> None:
@@ -258,11 +208,11 @@ class SqliteLog(EventLog):
                 db.execute("DELETE FROM deleted WHERE at < ?", (now - kept,))
                 db.execute("DELETE FROM nodes WHERE beat < ?", (now - self.retention_seconds,))
 
-        await self._do(finish)
+        await self._database.do(finish)
         if swept:
-            while await self._do(_shrink):
+            while await self._database.do(lambda db: shrink(db, SHRINK_PAGES)):
                 pass
-            await self._do(_clean)
+            await self._database.do(clean)
         return swept
 
     # There are no other servers
@@ -325,14 +275,3 @@ def _forget(db: sqlite3.Connection, keys: Sequence[int]) -> None:
     places = [(key * PLACES, (key + 1) * PLACES) for key in keys]
     db.executemany("DELETE FROM events WHERE place >= ? AND place < ?", places)
     db.executemany("DELETE FROM sessions WHERE id = ?", [(key,) for key in keys])
-
-
-def _shrink(db: sqlite3.Connection) -> int:
-    """Give some free pages back to the disk; how many are left."""
-    db.execute(f"PRAGMA incremental_vacuum({SHRINK_PAGES})").fetchall()
-    return int(db.execute("PRAGMA freelist_count").fetchone()[0])
-
-
-def _clean(db: sqlite3.Connection) -> None:
-    """Let nothing that was deleted lie on in the WAL."""
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

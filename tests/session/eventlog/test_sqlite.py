@@ -15,9 +15,9 @@ from typing import Final
 
 import pytest
 
-from bridge.session.eventlog import sqlite_file
 from bridge.session.eventlog.base import LogUnavailableError, Outcome
 from bridge.session.eventlog.sqlite import TOMBSTONE_SECONDS, SqliteLog
+from bridge.session.eventlog.sqlite_tables import SCHEMA
 from tests.session.eventlog.samples import closed, entry, final, finals, name, record, write
 
 ROOT: Final = Path(__file__).parents[3]
@@ -123,7 +123,7 @@ async def test_a_newer_version(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     await (await opened(path)).close()
     with sqlite3.connect(path) as db:
-        db.execute(f"PRAGMA user_version={sqlite_file.VERSION + 1}")
+        db.execute(f"PRAGMA user_version={SCHEMA.version + 1}")
     db.close()
     assert "newer version" in await refusal(path)
 
@@ -157,15 +157,14 @@ async def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     log = await opened(tmp_path / "log.db")
     await log.create(record(session))
 
-    def limit(pages: int) -> None:
-        assert log._open is not None
-        log._open.execute(f"PRAGMA max_page_count={pages}")
+    async def limit(pages: int) -> None:
+        await log._database.do(lambda db: db.execute(f"PRAGMA max_page_count={pages}").fetchall())
 
-    await log._do(lambda _: limit(20))
+    await limit(20)
     with pytest.raises(LogUnavailableError, match="full"):
         await write(log, session, *finals(1, 2_000))
     assert await log.events(session, 1) == []
-    await log._do(lambda _: limit(1_000_000))
+    await limit(1_000_000)
     assert await write(log, session, *finals(1, 2_000)) is Outcome.WRITTEN
     await log.close()
 

@@ -1,4 +1,4 @@
-"""The SQLite file of an event log: made, recognized, refused."""
+"""An SQLite file: made, recognized, refused."""
 
 from __future__ import annotations
 
@@ -6,17 +6,11 @@ import contextlib
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bridge.session.eventlog.base import LogUnavailableError
-
-APPLICATION_ID: Final = 0x53545442  # "STTB": whose file it is
-VERSION: Final = 1
-"""Of the tables."""
-PLACES: Final = 1 << 32
-"""The events of session `id` have places from `id * PLACES` on."""
 OPEN_MILLISECONDS: Final = 4_000
 """That a statement waits for other processes while the tables are made: several servers may start at once."""
 BUSY_MILLISECONDS: Final = 500
@@ -26,50 +20,53 @@ WAL_BYTES: Final = 16 * 1_048_576
 CHECKED_BYTES: Final = 64 * 1_048_576
 """A file up to this size is read through when it is opened, some tenths of a second, and refused if it is damaged."""
 
-_ELSEWHERE: Final = "set STT_EVENT_LOG to another place, or to `off`"
-_TABLES: Final = (
-    "CREATE TABLE sessions ("
-    "id INTEGER PRIMARY KEY, session_id TEXT NOT NULL UNIQUE, token_digest BLOB NOT NULL, start BLOB NOT NULL, "
-    "language TEXT NOT NULL, backend TEXT NOT NULL, protocol TEXT NOT NULL, owner TEXT NOT NULL, "
-    "created REAL NOT NULL, progress BLOB NOT NULL, touched REAL NOT NULL, epoch INTEGER NOT NULL, "
-    "seq INTEGER NOT NULL, ended REAL, code TEXT)",
-    "CREATE INDEX sessions_by_age ON sessions (touched)",
-    # `place` is the session's id and the event's number (`PLACES`): in their order without an index of its own. A table
-    # WITHOUT ROWID would put what is longer than a quarter of a page on a page of its own.
-    "CREATE TABLE events (place INTEGER PRIMARY KEY, kind TEXT NOT NULL, data BLOB NOT NULL)",
-    "CREATE TABLE deleted (session_id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE nodes (node TEXT PRIMARY KEY, beat REAL NOT NULL) WITHOUT ROWID",
-)
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Whose file it is and what stands in it.
+
+    `what` is what sentences call it, `elsewhere` what its user may do besides (`set STT_… to another place`),
+    `unavailable` the error that every failure becomes. `durable`: each transaction waits for the disk, so that not even
+    a power failure takes one back that was answered.
+    """
+
+    what: str
+    elsewhere: str
+    application_id: int
+    version: int
+    tables: tuple[str, ...]
+    unavailable: Callable[[str], Exception]
+    durable: bool = False
+
+    def name(self, path: Path | None) -> str:
+        """What sentences call this file."""
+        return f"{self.what} {'in memory' if path is None else path}"
 
 
-def name_of(path: Path | None) -> str:
-    """What sentences call it."""
-    return "in memory" if path is None else str(path)
-
-
-def open_file(path: Path | None) -> sqlite3.Connection:
+def open_file(path: Path | None, schema: Schema) -> sqlite3.Connection:
     """A connection to the file, made where it is not there; None: to a database in memory.
 
     Raises:
-        LogUnavailableError: it cannot be made, or holds something else; the sentence says what to do.
+        schema.unavailable: it cannot be made, or holds something else; the sentence says what to do.
     """
+    name = schema.name(path)
     try:
         if path is not None and not path.exists():
-            _make(path)
+            _make(path, schema)
         db = sqlite3.connect(path or ":memory:", isolation_level=None)
     except (OSError, sqlite3.Error) as exc:
-        raise LogUnavailableError(f"the event log {name_of(path)} cannot be made ({exc}): {_ELSEWHERE}") from exc
+        raise schema.unavailable(f"{name} cannot be made ({exc}): {schema.elsewhere}") from exc
     try:
-        _prepare(db, path)
-    except LogUnavailableError:
-        db.close()
-        raise
+        _prepare(db, path, schema)
     except sqlite3.OperationalError as exc:  # locked, read-only, no room: the file itself may be sound
         db.close()
-        raise LogUnavailableError(f"the event log {name_of(path)} cannot be used ({exc}): {_ELSEWHERE}") from exc
+        raise schema.unavailable(f"{name} cannot be used ({exc}): {schema.elsewhere}") from exc
     except sqlite3.DatabaseError as exc:
         db.close()
-        raise LogUnavailableError(_damaged(path, exc)) from exc
+        raise _damaged(path, schema, exc) from exc
+    except BaseException:
+        db.close()
+        raise
     return db
 
 
@@ -86,7 +83,18 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _make(path: Path) -> None:
+def shrink(db: sqlite3.Connection, pages: int) -> int:
+    """Give some free pages back to the disk; how many are left."""
+    db.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+    return int(db.execute("PRAGMA freelist_count").fetchone()[0])
+
+
+def clean(db: sqlite3.Connection) -> None:
+    """Let nothing that was deleted lie on in the WAL."""
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _make(path: Path, schema: Schema) -> None:
     """The file and the folders that lead to it, for nobody but this user.
 
     It is made under another name and appears when it is whole: several servers that start at once would lock each other
@@ -98,7 +106,7 @@ def _make(path: Path) -> None:
         new = Path(folder_of_new) / path.name
         os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
-            _prepare(db, new)
+            _prepare(db, new, schema)
         try:
             with contextlib.suppress(FileExistsError):  # another server was faster
                 path.hardlink_to(new)
@@ -106,44 +114,44 @@ def _make(path: Path) -> None:
             new.rename(path)
 
 
-def _prepare(db: sqlite3.Connection, path: Path | None) -> None:
+def _prepare(db: sqlite3.Connection, path: Path | None, schema: Schema) -> None:
     db.execute(f"PRAGMA busy_timeout={OPEN_MILLISECONDS}")
     db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before all else: it is part of the first page
     with transaction(db):
-        _make_tables(db, path)
+        _make_tables(db, path, schema)
     if path is not None and path.stat().st_size <= CHECKED_BYTES:
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise LogUnavailableError(_damaged(path, verdict))
+            raise _damaged(path, schema, verdict)
     db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=NORMAL")
+    db.execute(f"PRAGMA synchronous={'FULL' if schema.durable else 'NORMAL'}")
     db.execute("PRAGMA secure_delete=ON")
     db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
     db.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
 
 
-def _make_tables(db: sqlite3.Connection, path: Path | None) -> None:
+def _make_tables(db: sqlite3.Connection, path: Path | None, schema: Schema) -> None:
     """In one transaction, so that of several servers that start at once one makes them."""
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if application != APPLICATION_ID and tables:
-        raise LogUnavailableError(f"{path} is another program's database, and no event log: {_ELSEWHERE}")
-    if version > VERSION:
-        raise LogUnavailableError(
-            f"the event log {path} was written by a newer version (tables {version}, this one knows {VERSION}): "
-            f"move it away (a new one is made), or {_ELSEWHERE}"
+    if application != schema.application_id and tables:
+        raise schema.unavailable(f"{path} is another program's database, and not {schema.what}: {schema.elsewhere}")
+    if version > schema.version:
+        raise schema.unavailable(
+            f"{schema.name(path)} was written by a newer version (tables {version}, this one knows {schema.version}): "
+            f"move it away (a new one is made), or {schema.elsewhere}"
         )
     if tables:
         return
-    for statement in _TABLES:
+    for statement in schema.tables:
         db.execute(statement)
-    db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-    db.execute(f"PRAGMA user_version={VERSION}")
+    db.execute(f"PRAGMA application_id={schema.application_id}")
+    db.execute(f"PRAGMA user_version={schema.version}")
 
 
-def _damaged(path: Path | None, why: object) -> str:
-    return (
-        f"the event log {name_of(path)} is damaged, or no SQLite database ({why}): "
-        f"move it away (a new one is made), or {_ELSEWHERE}"
+def _damaged(path: Path | None, schema: Schema, why: object) -> Exception:
+    return schema.unavailable(
+        f"{schema.name(path)} is damaged, or no SQLite database ({why}): "
+        f"move it away (a new one is made), or {schema.elsewhere}"
     )

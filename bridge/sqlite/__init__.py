@@ -1,0 +1,1 @@
+"""One SQLite file, and the one thread that works on it."""
