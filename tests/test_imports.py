@@ -81,6 +81,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.observe",
         "bridge.protocols",
         "bridge.sqlite",
+        "bridge.state",
     },
     "bridge.protocols": {"backends.base", "bridge.audio", "bridge.errors"},
     # Below: each of these knows next to nothing.
@@ -90,6 +91,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
     "bridge.security": {"bridge.errors"},
     "bridge.observe": set(),
     "bridge.sqlite": set(),
+    "bridge.state": set(),
     "bridge.settings": {"bridge.security"},
     "bridge.errors": set(),
     "backends": set(),

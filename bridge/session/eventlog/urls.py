@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 
 from bridge.session.eventlog.base import EventLog
 from bridge.session.eventlog.sqlite import SqliteLog
+from bridge.state import state_folder
 
 OFF: Final = "off"
 INSTALL: Final = "pip install 'stt-bridge[cluster]'"
@@ -69,16 +69,12 @@ def open_log(url: str, node: str, retention_seconds: float, env: Mapping[str, st
 
 
 def default_path(env: Mapping[str, str] | None = None) -> Path:
-    """In the folder for what programs keep (XDG Base Directory Specification, `$XDG_STATE_HOME`).
+    """In the folder for what programs keep.
 
     Raises:
         ValueError: there is no such folder.
     """
-    named = Path((os.environ if env is None else env).get("XDG_STATE_HOME", ""))
-    # "All paths must be absolute. If an implementation encounters a relative path … it should … ignore it."
-    if named.is_absolute():
-        return named / "stt-bridge" / "sessions.db"
     try:
-        return Path.home() / ".local" / "state" / "stt-bridge" / "sessions.db"
-    except RuntimeError:  # a container's user without an entry in /etc/passwd
-        raise ValueError("it should name a file (`sqlite:/PATH`): this user has no home folder") from None
+        return state_folder(env) / "sessions.db"
+    except ValueError as exc:
+        raise ValueError(f"it should name a file (`sqlite:/PATH`): {exc}") from None
