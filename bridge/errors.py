@@ -37,7 +37,7 @@ _ROWS: Final = (
     ErrorCode("bad_order", 4409, 409, "client", False, False, "The message is not allowed at this point."),
     ErrorCode("bad_audio", 4422, 422, "client", False, False, "The audio of this message cannot be decoded."),
     # What an operator asked for in vain.
-    ErrorCode("not_supported", 4501, 501, "client", False, False, "The backend cannot do that."),
+    ErrorCode("not_supported", 4422, 422, "client", False, False, "The backend cannot do that."),
     ErrorCode("unknown_model", 4422, 422, "client", False, False, "The backend has no model of this name."),
     ErrorCode("model_loading", 4409, 409, "client", False, True, "Another model is loading; ask again when it serves."),
     ErrorCode(

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 import bridge
 from bridge.api import admin, health, metrics, sessions
 from bridge.api.door import Door
+from bridge.api.refusals import document
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.security.auth import Gatekeeper
@@ -33,13 +39,28 @@ class Parts:
 def make_http(parts: Parts) -> FastAPI:
     """The application behind every path that is no socket's."""
     app = FastAPI(title="STT Bridge", version=bridge.__version__, docs_url="/docs", redoc_url=None)
-    app.include_router(health.router(parts.keeper))
-    app.include_router(metrics.router(parts.metrics, parts.keeper, parts.gatekeeper))
-    app.include_router(admin.router(parts.keeper.manager.models, parts.gatekeeper))
-    app.include_router(sessions.router(parts.archive, parts.gatekeeper))
+    routers = (
+        health.router(parts.keeper),
+        metrics.router(parts.metrics, parts.keeper, parts.gatekeeper),
+        admin.router(parts.keeper.manager.models, parts.gatekeeper),
+        sessions.router(parts.archive, parts.gatekeeper),
+    )
+    for router in routers:
+        app.include_router(router)
     app.add_exception_handler(BridgeError, answer)
     app.add_exception_handler(HTTPException, answer_http)
+    app.add_exception_handler(RequestValidationError, answer_invalid)
+    app.add_exception_handler(405, _method_not_allowed([route for router in routers for route in router.routes]))
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, made when it is first asked for."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        app.openapi_schema = document(schema)
+    return app.openapi_schema
 
 
 async def answer(_: Request, exc: Exception) -> JSONResponse:
@@ -56,3 +77,25 @@ async def answer_http(_: Request, exc: Exception) -> JSONResponse:
         raise exc
     code = "not_found" if exc.status_code == 404 else "bad_message"
     return JSONResponse({"error": {"code": code, "message": str(exc.detail)}}, exc.status_code, exc.headers)
+
+
+async def answer_invalid(_: Request, exc: Exception) -> JSONResponse:
+    """A parameter that is not what it should be; what was given is not repeated: it may be a secret."""
+    if not isinstance(exc, RequestValidationError):
+        raise exc
+    error = exc.errors()[0]
+    where = ".".join(str(part) for part in error["loc"][1:])
+    return await answer(_, BridgeError("bad_request", f"`{where}`: {error['msg']}"))
+
+
+def _method_not_allowed(routes: Sequence[BaseRoute]) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+    """Says which methods the path is good for: the framework names the first route's only."""
+
+    async def answer_405(request: Request, exc: Exception) -> JSONResponse:
+        matching = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+        methods = sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
+        if methods and isinstance(exc, HTTPException):
+            exc.headers = {"allow": ", ".join(methods)}
+        return await answer_http(request, exc)
+
+    return answer_405

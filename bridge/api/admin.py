@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
+from bridge.api.refusals import refusals
 from bridge.errors import BridgeError
 from bridge.security.auth import Gatekeeper
 from bridge.session.models import ModelSwitch
@@ -16,6 +17,8 @@ from bridge.session.models import ModelSwitch
 PATH: Final = "/v1/admin/model"
 WAIT_SECONDS: Final = 30.0
 """That an answer waits for a model; a proxy gives up after 60."""
+_SWITCHING: Final = ("message_too_large", "unknown_model", "model_loading", "model_failed", "not_supported")
+"""Why a model may not be switched."""
 BODY_BYTES: Final = 4_096
 BODY_SECONDS: Final = 10.0
 """For a request's body."""
@@ -69,7 +72,7 @@ def router(models: ModelSwitch, gatekeeper: Gatekeeper) -> APIRouter:
             failure=ModelFailure(model=failure.model, code=failure.code, message=failure.message) if failure else None,
         )
 
-    routes = APIRouter(tags=["admin"], dependencies=[Depends(admitted)])
+    routes = APIRouter(tags=["admin"], dependencies=[Depends(admitted)], responses=refusals("not_found"))
 
     @routes.get(PATH)
     async def show() -> ModelState:
@@ -79,7 +82,9 @@ def router(models: ModelSwitch, gatekeeper: Gatekeeper) -> APIRouter:
     # The body is no parameter: the framework would read it, whole, before it asks who sent it.
     body = {"content": {"application/json": {"schema": ModelRequest.model_json_schema()}}, "required": True}
 
-    @routes.post(PATH, openapi_extra={"requestBody": body}, responses={202: {"model": ModelState}})
+    @routes.post(
+        PATH, openapi_extra={"requestBody": body}, responses=refusals(*_SWITCHING) | {202: {"model": ModelState}}
+    )
     async def switch(request: Request, response: Response) -> ModelState:
         """Have another model serve: 200 when it does, 202 if it is still being loaded after 30 s."""
         wanted = await _read(request)

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
+from bridge.api.refusals import refusals
 from bridge.errors import BridgeError
 from bridge.security.auth import Gatekeeper
 from bridge.security.rights import Rights
@@ -73,7 +74,7 @@ def router(directory: SessionDirectory, gatekeeper: Gatekeeper) -> APIRouter:
         return gatekeeper.admit_reader(request.headers, request.query_params).rights
 
     writers = asyncio.Semaphore(WRITERS)
-    routes = APIRouter(tags=["sessions"])
+    routes = APIRouter(tags=["sessions"], responses=refusals("unknown_session", "log_unavailable"))
 
     @routes.get(PATH)
     async def show(session_id: str, request: Request, response: Response) -> SessionDescription:
@@ -92,7 +93,9 @@ def router(directory: SessionDirectory, gatekeeper: Gatekeeper) -> APIRouter:
     async def transcript(
         request: Request,
         session_id: str,
-        format_: Annotated[str | None, Query(alias="format", description="json, txt, srt or vtt")] = None,
+        format_: Annotated[
+            str | None, Query(alias="format", description="How it is written.", json_schema_extra={"enum": [*_NAMES]})
+        ] = None,
     ) -> Response:
         """What was said so far; `format` decides how it is written, or else the header `Accept`."""
         admitted(request).require("receive", session_id)

@@ -84,7 +84,7 @@ async def test_a_model_that_takes_longer(server: Server, monkeypatch: pytest.Mon
     [
         (BackendError("none is called so", code="unknown_model", fault=Fault.CLIENT), 422, "unknown_model"),
         (BackendError("it does not fit"), 502, "model_failed"),
-        (BackendError("one only", code="not_supported"), 501, "not_supported"),
+        (BackendError("one only", code="not_supported"), 422, "not_supported"),
         (ValueError("x"), 502, "model_failed"),
     ],
 )
@@ -221,5 +221,5 @@ async def test_without_keys_for_it_nobody_may(plain: str, keyed: str, method: st
 async def test_an_engine_without_models() -> None:
     async with serve({}, backend="scripted", admin_keys=(KEY,)) as url:
         answer = await post(url + PATH, {"model": "second"})
-        assert (answer.status, answer.json["error"]["code"]) == (501, "not_supported")
+        assert (answer.status, answer.json["error"]["code"]) == (422, "not_supported")
         assert (await get(url + PATH, ADMIN)).json["model"] is None
