@@ -118,9 +118,9 @@ class Metrics:
         """Show an engine's own collectors, too."""
         self._engine.add(collectors)
 
-    def session(self, protocol: str) -> SessionMetrics:
-        """What one session reports to."""
-        return SessionMetrics(self, protocol)
+    def session(self, protocol: str, spend: Callable[[float], None] | None = None) -> SessionMetrics:
+        """What one session reports to; `spend` is told the seconds of audio, too."""
+        return SessionMetrics(self, protocol, spend)
 
     def follow_sessions(
         self,
@@ -275,8 +275,9 @@ class SessionMetrics:
     Audio is summed here and handed on when it is a second, and at the end, because a counter costs more than a frame.
     """
 
-    def __init__(self, metrics: Metrics, protocol: str) -> None:
+    def __init__(self, metrics: Metrics, protocol: str, spend: Callable[[float], None] | None = None) -> None:
         self._metrics = metrics
+        self._spend = spend
         self._audio = metrics.audio_seconds.labels(protocol)
         self._of: dict[str, _BackendLabels] = {}
         self._unreported = 0.0
@@ -322,4 +323,6 @@ class SessionMetrics:
     def report(self) -> None:
         """Hand on what was summed."""
         self._audio.inc(self._unreported)
+        if self._spend is not None:
+            self._spend(self._unreported)
         self._unreported = 0.0

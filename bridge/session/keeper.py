@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from bridge.errors import BridgeError
 from bridge.protocols.events import Presence
+from bridge.session.account import NOBODY, Account
 from bridge.session.eventlog.base import EventLog, LogUnavailableError, SessionExistsError, SessionRecord
 from bridge.session.journal import Journal, create
 from bridge.session.live import Live
@@ -120,7 +121,15 @@ class Keeper:
 
     # A session's life
 
-    async def run(self, record: SessionRecord, origin: Origin, event_log: EventLog | None, *, create: bool) -> Live:
+    async def run(
+        self,
+        record: SessionRecord,
+        origin: Origin,
+        event_log: EventLog | None,
+        account: Account = NOBODY,
+        *,
+        create: bool,
+    ) -> Live:
         """Have the session run in a task of its own; returns when it is open.
 
         Raises:
@@ -128,7 +137,7 @@ class Keeper:
         """
         opened: asyncio.Future[Live] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(
-            self._carry(record, origin, event_log, opened, create=create), name=f"session-{record.session_id}"
+            self._carry(record, origin, event_log, account, opened, create=create), name=f"session-{record.session_id}"
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -147,6 +156,7 @@ class Keeper:
         record: SessionRecord,
         origin: Origin,
         event_log: EventLog | None,
+        account: Account,
         opened: asyncio.Future[Live],
         *,
         create: bool,
@@ -167,7 +177,13 @@ class Keeper:
             )
             start = known_format(record.start, record.progress.raw)
             async with self.manager.session(
-                start, record.protocol, session_id=session_id, publisher=publisher, origin=origin
+                start,
+                record.protocol,
+                session_id=session_id,
+                publisher=publisher,
+                origin=origin,
+                account=account,
+                checked=create,
             ) as session:
                 live = Live(
                     session,

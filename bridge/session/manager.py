@@ -17,6 +17,7 @@ from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Start
 from bridge.session import languages
+from bridge.session.account import NOBODY, Account, Quotas
 from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.models import ModelSwitch
@@ -46,7 +47,9 @@ class SessionManager:
         language: str,
         voice: VoicePolicy = VoicePolicy(),
         denoise: bool = False,
+        quotas: Quotas | None = None,
     ) -> None:
+        self._quotas = quotas
         self.engines = engines
         self.models = ModelSwitch(engines.with_models)
         self.voice = voice
@@ -116,42 +119,48 @@ class SessionManager:
         session_id: str | None = None,
         publisher: Publisher | None = None,
         origin: Origin = Origin(),
+        account: Account = NOBODY,
+        checked: bool = True,
     ) -> AsyncIterator[Session]:
         """A session, open for as long as the context lasts. The caller runs it.
 
         It has a name of its own, its own receivers and begins at its first sample, unless these say otherwise.
+        `checked`: whether the account's quotas may refuse it. What goes on here is only counted.
 
         Raises:
-            BridgeError: `at_capacity`, `not_ready`, `shutting_down` or `unsupported_language`.
+            BridgeError: `at_capacity`, `not_ready`, `shutting_down`, `unsupported_language` or `quota_exceeded`.
         """
-        if refusal := self.refusal():
-            raise refusal
-        language = languages.asked(start.language or self._language)
-        began = time.monotonic()
-        observer = self.metrics.session(protocol)
-        try:
-            with self.engines.seats(language, start.lanes) as seats:
-                session = Session(
-                    session_id or new_session_id(),
-                    start,
-                    seats,
-                    self.limits,
-                    observer=observer,
-                    language=language,
-                    voice=self.voice,
-                    denoise=self._denoise,
-                    format_budget=self._format_budget,
-                    publisher=publisher,
-                    origin=origin,
-                )
-                self._opened(session)
-                try:
-                    yield session
-                finally:
-                    observer.report()
-                    self._closed(session, time.monotonic() - began)
-        finally:
-            self._count()
+        quota = self._quotas.session(account.subject, checked=checked) if self._quotas else contextlib.nullcontext()
+        async with quota as spend:
+            if refusal := self.refusal():
+                raise refusal
+            language = languages.asked(start.language or self._language)
+            began = time.monotonic()
+            observer = self.metrics.session(protocol, spend)
+            try:
+                with self.engines.seats(language, start.lanes) as seats:
+                    session = Session(
+                        session_id or new_session_id(),
+                        start,
+                        seats,
+                        self.limits,
+                        observer=observer,
+                        language=language,
+                        voice=self.voice,
+                        denoise=self._denoise,
+                        format_budget=self._format_budget,
+                        publisher=publisher,
+                        origin=origin,
+                        account=account,
+                    )
+                    self._opened(session)
+                    try:
+                        yield session
+                    finally:
+                        observer.report()
+                        self._closed(session, time.monotonic() - began)
+            finally:
+                self._count()
 
     def _opened(self, session: Session) -> None:
         self._open.add(session)

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from bridge.errors import BridgeError
 from bridge.protocols.events import Join, Joined, LastingEvent, Ready, Resume, ServerEvent, Start
+from bridge.session.account import NOBODY, Account
 from bridge.session.eventlog.base import (
     EventLog,
     LogUnavailableError,
@@ -47,7 +48,9 @@ class Reception:
     # Senders
 
     @contextlib.asynccontextmanager
-    async def sender(self, opening: Start | Resume, protocol: str) -> AsyncGenerator[Sender | Feed]:
+    async def sender(
+        self, opening: Start | Resume, protocol: str, account: Account = NOBODY
+    ) -> AsyncGenerator[Sender | Feed]:
         """A connection begins a session or comes back to one; when the context ends, it is gone.
 
         A mere `Feed` stands for a session that has ended meanwhile: there is nothing left to send.
@@ -58,9 +61,9 @@ class Reception:
         session_id = opening.session_id or new_session_id()
         async with self._alone(session_id):
             if isinstance(opening, Start):
-                sender: Sender | Feed = await self._begin(session_id, opening, protocol)
+                sender: Sender | Feed = await self._begin(session_id, opening, protocol, account)
             else:
-                sender = await self._resume(opening)
+                sender = await self._resume(opening, account)
         if isinstance(sender, Feed):
             yield sender
             return
@@ -69,7 +72,7 @@ class Reception:
         finally:
             sender.live.detach(sender)
 
-    async def _begin(self, session_id: str, start: Start, protocol: str) -> Sender:
+    async def _begin(self, session_id: str, start: Start, protocol: str, account: Account) -> Sender:
         if self._keeper.find(session_id) is not None:
             raise BridgeError("session_taken")
         token = secrets.token_urlsafe(32) if self._keeper.resume_seconds and start.resume is not False else None
@@ -90,7 +93,7 @@ class Reception:
         if event_log is None and start.session_id is not None and await self._is_known(session_id):
             raise BridgeError("session_taken")  # else whoever knows its name could stand in front of it
         await self._keeper.make_room()
-        live = await self._keeper.run(record, Origin(), event_log, create=True)
+        live = await self._keeper.run(record, Origin(), event_log, account, create=True)
         return live.attach(token=token, partials=start.partials)
 
     async def _is_known(self, session_id: str) -> bool:
@@ -100,7 +103,7 @@ class Reception:
         except BridgeError:
             return False
 
-    async def _resume(self, resume: Resume) -> Sender | Feed:
+    async def _resume(self, resume: Resume, account: Account) -> Sender | Feed:
         live = self._keeper.find(resume.session_id)
         if live is not None:
             check_token(live.record, resume.token)
@@ -125,7 +128,7 @@ class Reception:
         log.info("session goes on here", extra={"session": record.session_id})
         self._keeper.manager.metrics.resumes.labels("restored").inc()
         try:
-            live = await self._keeper.run(record, Origin.of(record, told), self._log, create=False)
+            live = await self._keeper.run(record, Origin.of(record, told), self._log, account, create=False)
         except BridgeError:
             await self._keeper.release(self._log, record.session_id, record.epoch)
             raise

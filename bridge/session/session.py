@@ -22,6 +22,7 @@ from bridge.audio.wavheader import strip_wav_header
 from bridge.errors import BridgeError
 from bridge.protocols.events import Ack, Closed, Error, Ready, Start
 from bridge.protocols.events import Warning as WarningEvent
+from bridge.session.account import NOBODY, Account
 from bridge.session.channel import Channel
 from bridge.session.eventlog.base import Progress
 from bridge.session.failover import Seat
@@ -60,9 +61,11 @@ class Session:
         format_budget: Budget | None = None,
         publisher: Publisher | None = None,
         origin: Origin = Origin(),
+        account: Account = NOBODY,
     ) -> None:
         self.id = session_id
         self.language = language
+        self.account = account
         self._start = start
         self._seats = seats
         self._limits = limits

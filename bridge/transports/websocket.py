@@ -36,6 +36,7 @@ from bridge.protocols.events import (
 )
 from bridge.security.auth import Gatekeeper
 from bridge.security.rights import Rights
+from bridge.session.account import Account
 from bridge.session.feed import Feed
 from bridge.session.hub import Outbox
 from bridge.session.live import Sender
@@ -122,7 +123,7 @@ class StreamEndpoint:
             abort = scope.get("extensions", {}).get(ABORT_EXTENSION)
             codec = self._make_codec(scope["path"], query)
             connection = _Connection(codec, admission.rights, receive, send, abort, self._limits, self._metrics)
-            await connection.serve(self._reception)
+            await connection.serve(self._reception, Account(admission.subject, admission.credential))
         finally:
             self._connections -= 1
             self._metrics.connection_seconds.observe(time.monotonic() - began)
@@ -156,7 +157,7 @@ class _Connection:
         self._bad = 0
         self._outbox: Outbox | None = None
 
-    async def serve(self, reception: Reception) -> None:
+    async def serve(self, reception: Reception, account: Account) -> None:
         """From the first message to the close frame."""
         try:
             opening, rest = await self._await_opening()
@@ -166,7 +167,7 @@ class _Connection:
                 async with reception.receiver(opening) as feed:
                     await self._run(feed, self._listen(feed))
                 return
-            async with reception.sender(opening, self._codec.name) as sender:
+            async with reception.sender(opening, self._codec.name, account) as sender:
                 if isinstance(sender, Feed):
                     await self._run(sender, self._ignore())
                 else:
