@@ -83,6 +83,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.sqlite",
         "bridge.state",
     },
+    "bridge.jobs": {"bridge.audio", "bridge.errors", "bridge.observe", "bridge.transcript", "bridge.uploads"},
     "bridge.protocols": {"backends.base", "bridge.audio", "bridge.errors"},
     # Below: each of these knows next to nothing.
     "bridge.client": {"bridge.audio", "bridge.errors", "bridge.protocols"},
