@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
+from bridge.api import formats
 from bridge.api.refusals import refusals
 from bridge.errors import BridgeError
 from bridge.security.auth import Gatekeeper
@@ -21,28 +21,6 @@ from bridge.transcript import FORMATS, Segment, SpokenText
 PATH: Final = "/v1/sessions/{session_id}"
 WRITERS: Final = 2
 """Transcripts that are written out at once. One of eight hours takes 0.4 s, so it is no work for the event loop."""
-
-# Transcripts are personal data: nothing on the way keeps one, and no browser guesses what it may be.
-_HEADERS: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-
-_TYPES: Final = {
-    "json": "application/json",
-    "text": "text/plain; charset=utf-8",
-    "srt": "application/x-subrip; charset=utf-8",
-    "vtt": "text/vtt; charset=utf-8",
-}
-_NAMES: Final = {"json": "json", "txt": "text", "text": "text", "srt": "srt", "vtt": "vtt"}
-_ACCEPTED: Final = {
-    "application/json": "json",
-    "text/plain": "text",
-    "application/x-subrip": "srt",
-    "text/srt": "srt",
-    "text/vtt": "vtt",
-    "application/*": "json",
-    "text/*": "text",
-    "*/*": "json",
-}
-_QUALITY: Final = re.compile(r"q\s*=\s*([01](?:\.\d{0,3})?)\s*", re.IGNORECASE)
 
 
 class SessionDescription(BaseModel):
@@ -82,30 +60,29 @@ def router(directory: SessionDirectory, gatekeeper: Gatekeeper) -> APIRouter:
         rights = admitted(request)
         if not rights.allows("receive", session_id):
             rights.require("admin", session_id)
-        response.headers.update(_HEADERS)
+        response.headers.update(formats.PRIVATE)
         return _description(await _known(directory, session_id))
 
     @routes.get(
         PATH + "/transcript",
         response_class=Response,
-        responses={200: {"content": {kind.partition(";")[0]: {} for kind in _TYPES.values()}}},
+        responses={200: {"content": formats.CONTENT}},
     )
     async def transcript(
         request: Request,
         session_id: str,
         format_: Annotated[
-            str | None, Query(alias="format", description="How it is written.", json_schema_extra={"enum": [*_NAMES]})
+            str | None,
+            Query(alias="format", description="How it is written.", json_schema_extra={"enum": [*formats.NAMES]}),
         ] = None,
     ) -> Response:
         """What was said so far; `format` decides how it is written, or else the header `Accept`."""
         admitted(request).require("receive", session_id)
-        kind = _accepted(request.headers.getlist("accept")) if format_ is None else _NAMES.get(format_)
-        if kind is None:
-            raise BridgeError("bad_message", f"`format` should be one of {', '.join(_NAMES)}")
+        kind = formats.chosen(request, format_)
         await _known(directory, session_id)
         async with writers:
             document = await asyncio.to_thread(_written, await directory.finals(session_id), kind)
-        return Response(document, media_type=_TYPES[kind], headers=_HEADERS)
+        return Response(document, media_type=formats.TYPES[kind], headers=formats.PRIVATE)
 
     @routes.delete(PATH, status_code=204)
     async def delete(session_id: str, request: Request) -> None:
@@ -148,16 +125,3 @@ def _description(state: SessionState) -> SessionDescription:
 
 def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _accepted(headers: Iterable[str]) -> str:
-    """The format that `Accept` likes best, the first one of several; JSON where it likes none (RFC 9110, 12.5.1)."""
-    best, chosen = 0.0, "json"
-    for part in ",".join(headers).split(","):
-        kind, *parameters = (piece.strip() for piece in part.split(";"))
-        found = [float(match[1]) for piece in parameters if (match := _QUALITY.fullmatch(piece))]
-        quality = found[0] if found else 1.0
-        name = _ACCEPTED.get(kind.lower())
-        if name is not None and quality > best:
-            best, chosen = quality, name
-    return chosen

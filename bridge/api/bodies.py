@@ -1,0 +1,276 @@
+"""Request bodies: read within limits of size, time and number, and kept on disk where they are large.
+
+    async with bodies.file(request) as spooled: …     # the body is the file
+    async with bodies.form(request) as form: …        # multipart/form-data
+
+Ask the `Door` first: nothing of a body is asked for before it is read here, so a client that waits for
+`100 Continue` sends nothing in vain. Whatever was kept is gone when the context ends, or the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Final, TypeVar, cast
+
+from fastapi import Request
+
+from bridge.api.forms import FIELD_BYTES, Form, FormReader, boundary_of, url_encoded
+from bridge.errors import BridgeError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MEMORY_BYTES: Final = 1_048_576
+"""Of one body that is kept in memory: 30 s of PCM16 at 16 kHz. A larger one goes to disk."""
+WRITE_BYTES: Final = 262_144
+"""That a thread writes at once: few hand-overs, and what waits for one is small."""
+DISK_MARGIN: Final = 64 * 1_048_576
+"""Bytes that bodies leave free on the disk, for whoever else writes there."""
+DISK_THREADS: Final = 4
+IDLE_SECONDS: Final = 30.0
+"""For the next bytes of a body, and until its mean rate counts."""
+SLOWEST: Final = 1_024
+"""Bytes a second, in the mean."""
+GIVES_WAY_SECONDS: Final = 2.0
+GIVES_WAY_RATE: Final = 16_384
+"""When as many bodies are open as may be, one that the server has waited for so long gives way to a new one if it comes
+slower than this, in bytes a second: half-open requests, however many, keep nobody out."""
+RETRY_SECONDS: Final = 1.0
+
+
+class Spooled:
+    """A file that came in a body. It is read from its beginning, while the context lasts that gave it."""
+
+    def __init__(self, bodies: Bodies, name: str) -> None:
+        self.name = name
+        """What its sender calls it, for messages; never a path of this machine."""
+        self.size = 0
+        """Bytes."""
+        self.file: tempfile.SpooledTemporaryFile[bytes] = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
+        """In memory, or on disk without a name there."""
+        self._bodies = bodies
+        self._waiting: list[bytes] = []  # for the disk
+        self._waiting_bytes = 0
+        self._on_disk = False
+
+    async def write(self, data: bytes) -> None:
+        """Append.
+
+        Raises:
+            BridgeError: `store_unavailable`.
+        """
+        self.size += len(data)
+        if not self._on_disk and self.size <= MEMORY_BYTES:
+            self.file.write(data)
+            return
+        self._on_disk = True
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes >= WRITE_BYTES:
+            await self._to_disk()
+
+    async def finish(self) -> None:
+        """It is whole: ready to be read.
+
+        Raises:
+            BridgeError: `store_unavailable`.
+        """
+        if self._waiting:
+            await self._to_disk()
+        if self._on_disk:
+            await self._bodies.on_disk(self.file.flush)
+        self.file.seek(0)
+
+    async def close(self) -> None:
+        """Forget it."""
+        self._waiting.clear()
+        if self._on_disk:
+            await self._bodies.on_disk(self.file.close)  # freeing gigabytes takes its time
+        else:
+            self.file.close()
+
+    async def _to_disk(self) -> None:
+        data, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
+        try:
+            await self._bodies.on_disk(lambda: _append(self.file, data))
+        except OSError as exc:
+            log.error("a request's body cannot be kept: %s", exc)  # noqa: TRY400 - the reason is enough
+            raise BridgeError("store_unavailable", "the server has no room for files now", retry_after=60) from None
+
+
+class _Reading:
+    """One body that is being read: whom a newcomer may ask to give way."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.waited = 0.0  # seconds, for the client, before the present wait
+        self.scope: asyncio.Timeout | None = None  # of the present wait
+        self.since = 0.0  # when that began
+        self.evicted = False
+
+    def rate(self, now: float) -> float:
+        """Bytes a second that it comes with; infinite if it is too early to say."""
+        if self.scope is None or self.evicted:
+            return float("inf")
+        waited = self.waited + now - self.since
+        return self.size / waited if waited >= GIVES_WAY_SECONDS else float("inf")
+
+    def seconds_left(self) -> float:
+        """How long the client may take for its next bytes."""
+        return min(IDLE_SECONDS, max(IDLE_SECONDS, self.size / SLOWEST) - self.waited)
+
+
+class Bodies:
+    """All of one server's. `max_bytes`: of one file; `max_bodies`: that are open at once, read or worked on."""
+
+    def __init__(self, *, max_bytes: int, max_bodies: int) -> None:
+        self.max_bytes = max_bytes
+        self.count = 0
+        """Open now."""
+        self._max_bodies = max_bodies
+        self._reading: set[_Reading] = set()
+        self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="bodies")
+
+    async def close(self) -> None:
+        """To be called when no body is open."""
+        await asyncio.to_thread(self._disk.shutdown)
+
+    async def on_disk(self, work: Callable[[], T]) -> T:
+        """Do blocking work on a thread. Once cancelled it waits all the same: nobody closes a file that is written."""
+        future = asyncio.get_running_loop().run_in_executor(self._disk, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait({future})
+            raise
+
+    @contextlib.asynccontextmanager
+    async def stream(self, request: Request, limit: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The body as it comes, at most `limit` bytes (None: `max_bytes`); nothing of it is kept.
+
+        Raises:
+            BridgeError: `too_large`, `at_capacity`; while it is read also `body_timeout`, which is a body that broke
+                off, too.
+        """
+        limit = self.max_bytes if limit is None else limit
+        if _declared(request) > limit:
+            raise _too_large(limit)
+        self._make_room()
+        self.count += 1
+        reading = _Reading()
+        self._reading.add(reading)
+        try:
+            async with contextlib.aclosing(_chunks(request, limit, reading)) as chunks:
+                yield chunks
+        finally:
+            self._reading.discard(reading)
+            self.count -= 1
+
+    async def read(self, request: Request, limit: int = 65_536) -> bytes:
+        """A small body, whole: JSON.
+
+        Raises:
+            BridgeError: as `stream`.
+        """
+        async with self.stream(request, limit) as chunks:
+            return b"".join([chunk async for chunk in chunks])
+
+    @contextlib.asynccontextmanager
+    async def file(self, request: Request, name: str = "audio") -> AsyncIterator[Spooled]:
+        """The body as a file.
+
+        Raises:
+            BridgeError: as `stream`, or `store_unavailable`.
+        """
+        spooled = Spooled(self, name)
+        try:
+            async with self.stream(request) as chunks:
+                async for chunk in chunks:
+                    await spooled.write(chunk)
+                await spooled.finish()
+                yield spooled
+        finally:
+            await spooled.close()
+
+    @contextlib.asynccontextmanager
+    async def form(self, request: Request) -> AsyncIterator[Form]:
+        """The fields and files of a form, `multipart/form-data` or, without files, `application/x-www-form-urlencoded`.
+
+        Raises:
+            BridgeError: as `file`, or `bad_request`: it is none, or has too many or too large fields.
+        """
+        boundary = boundary_of(request.headers.get("content-type", ""))
+        if boundary is None:
+            yield url_encoded(await self.read(request, FIELD_BYTES))
+            return
+        async with contextlib.AsyncExitStack() as stack:
+            reader = FormReader(boundary, lambda name: self._open(stack, name), self.max_bytes)
+            chunks = await stack.enter_async_context(self.stream(request, self.max_bytes + 2 * FIELD_BYTES))
+            async for chunk in chunks:
+                await reader.take(chunk)
+            yield await reader.finish()
+
+    def _open(self, stack: contextlib.AsyncExitStack, name: str) -> Spooled:
+        spooled = Spooled(self, name)
+        stack.push_async_callback(spooled.close)
+        return spooled
+
+    def _make_room(self) -> None:
+        if self.count < self._max_bodies:
+            return
+        now = asyncio.get_running_loop().time()
+        slowest = min(self._reading, key=lambda reading: reading.rate(now), default=None)
+        if slowest is None or slowest.rate(now) >= GIVES_WAY_RATE or slowest.scope is None:
+            raise BridgeError("at_capacity", "as many files as may be are being read", retry_after=RETRY_SECONDS)
+        slowest.evicted = True
+        slowest.scope.reschedule(now)
+
+
+async def _chunks(request: Request, limit: int, reading: _Reading) -> AsyncGenerator[bytes]:
+    receive = request.receive
+    clock = asyncio.get_running_loop().time
+    while True:
+        reading.since = clock()
+        try:
+            async with asyncio.timeout(reading.seconds_left()) as reading.scope:
+                message = await receive()
+        except TimeoutError:
+            raise BridgeError("body_timeout", "the body comes too slowly") from None
+        finally:
+            reading.scope = None
+        reading.waited += clock() - reading.since
+        if message["type"] == "http.disconnect":
+            raise BridgeError("body_timeout", "the body broke off")
+        chunk: bytes = message.get("body", b"")
+        reading.size += len(chunk)
+        if reading.size > limit:
+            raise _too_large(limit)
+        if chunk:
+            yield chunk
+        if not message.get("more_body", False):
+            return
+
+
+def _declared(request: Request) -> int:
+    """What `Content-Length` says; 0 where it says nothing."""
+    value = request.headers.get("content-length", "")
+    return int(value) if value.isascii() and value.isdecimal() else 0
+
+
+def _too_large(limit: int) -> BridgeError:
+    return BridgeError("too_large", f"the body is larger than {limit} bytes")
+
+
+def _append(file: tempfile.SpooledTemporaryFile[bytes], data: bytes) -> None:
+    file.write(data)  # moves to the disk what has been in memory
+    space = os.fstatvfs(cast("IO[bytes]", file).fileno())
+    if space.f_bavail * space.f_frsize < DISK_MARGIN:
+        raise OSError(errno.ENOSPC, "the disk is nearly full")
