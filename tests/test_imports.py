@@ -93,6 +93,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
     "bridge.observe": set(),
     "bridge.sqlite": set(),
     "bridge.state": set(),
+    "bridge.uploads": {"bridge.errors", "bridge.state"},
     "bridge.settings": {"bridge.security"},
     "bridge.errors": set(),
     "backends": set(),
@@ -141,6 +142,7 @@ KEPT_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "webrtc_noise_gain": ("bridge.audio.denoise",),
     "soxr": ("bridge.audio",),
     "rich": ("bridge.commands",),
+    "fsspec": ("bridge.uploads.remote",),
     "redis": ("bridge.session.eventlog",),
     "sqlite3": ("bridge.sqlite", "bridge.session.eventlog", "bridge.jobs"),
     "pocketsphinx": (
