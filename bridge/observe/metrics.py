@@ -16,7 +16,8 @@ from prometheus_client.utils import floatToGoString
 
 log = logging.getLogger(__name__)
 
-_LATENCY: Final = (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
+_LATENCY: Final = (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.5, 0.7, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
+_REQUEST: Final = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0)
 _HANDLING: Final = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 1e-1, 1.0)
 _LIFETIME: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0)
 _REPORTED_SECONDS: Final = 1.0
@@ -109,6 +110,14 @@ class Metrics:
         )
         self.event_log_backlog = Gauge(
             "stt_event_log_backlog", "Sessions that have events to be written.", registry=self.registry
+        )
+        self.http = HttpMetrics(self.registry)
+        self.rate_limited = Counter(
+            "stt_rate_limited",
+            "Requests and connections refused for their rate: of a key, of an address, or of an address that fails to "
+            "say who it is.",
+            ["by"],
+            registry=self.registry,
         )
         self.ready = Gauge("stt_ready", "1 while new sessions are taken.", registry=self.registry)
         self._engine = EngineCollector(self.registry.collect())
@@ -247,7 +256,9 @@ class LoopHistogram(Collector):
 
     def labels(self, value: str) -> _Series:
         """The series with this value of the label."""
-        return self._series.setdefault(value, _Series(self._bounds))
+        if (series := self._series.get(value)) is None:
+            series = self._series[value] = _Series(self._bounds)
+        return series
 
     def collect(self) -> Iterator[Metric]:
         """What Prometheus is shown: cumulative counts."""
@@ -257,6 +268,39 @@ class LoopHistogram(Collector):
             buckets = list(zip(bounds, map(float, itertools.accumulate(series.counts)), strict=True))
             family.add_metric([value] if self._labelnames else [], buckets, series.sum)
         yield family
+
+
+class HttpMetrics:
+    """What every request is counted in; `in_flight` are those that are being served. For one event loop's thread."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.in_flight = 0
+        self._requests = Counter(
+            "stt_http_requests",
+            "HTTP requests and WebSocket openings, by route, method and status.",
+            ["route", "method", "status"],
+            registry=registry,
+        )
+        self._seconds = LoopHistogram(
+            "stt_http_request_seconds", "From an HTTP request's head to the end of its answer.", _REQUEST, label="route"
+        )
+        registry.register(self._seconds)
+        gauge = Gauge("stt_http_requests_in_flight", "HTTP requests that are being served.", registry=registry)
+        gauge.set_function(lambda: self.in_flight)
+        # Looking a child up by its labels costs more than to count.
+        self._counters: dict[tuple[str, str, int], Counter] = {}
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        self.count(route, method, status)
+        self._seconds.labels(route).observe(seconds)
+
+    def count(self, route: str, method: str, status: int) -> None:
+        """Count one, without its time. The caller sees to it that there are few routes and methods."""
+        key = (route, method, status)
+        if (counter := self._counters.get(key)) is None:
+            counter = self._counters[key] = self._requests.labels(route, method, str(status))
+        counter.inc()
 
 
 class _BackendLabels:
