@@ -12,16 +12,20 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-
+import bridge
 from backends import registry
 from backends.base import BackendError
 from bridge.api.door import Door
 from bridge.audio.denoise import DenoiseError, make_denoiser
+from bridge.audio.media import MediaDecoder
 from bridge.audio.vad.detector import VoiceDetectionError, make_voice_detection
 from bridge.audio.vad.segmenter import Endpointing
 from bridge.errors import BridgeError
+from bridge.observe.http import App, HttpObserver
 from bridge.observe.metrics import Metrics
+from bridge.observe.recording import MissingPackageError as NoRecorderError
+from bridge.observe.recording import open_tracing
+from bridge.observe.trace import Tracing
 from bridge.protocols.asr_room import AsrRoomCodec
 from bridge.protocols.native import NativeCodec
 from bridge.routes import Parts, make_http
@@ -178,7 +182,9 @@ class Bridge:
     settings: Settings
     manager: SessionManager
     keeper: Keeper
+    media: MediaDecoder
     metrics: Metrics
+    tracing: Tracing
     server: Server
 
     async def serve(self, listener: socket.socket, loaded: asyncio.Event | None = None) -> None:
@@ -191,6 +197,7 @@ class Bridge:
             LogUnavailableError: the event log cannot be opened.
         """
         await self.keeper.open()
+        await self.media.open()
         serving = asyncio.create_task(self.server.serve([listener]), name="server")
         loading = asyncio.create_task(self.manager.load(), name="load")
         try:
@@ -204,8 +211,22 @@ class Bridge:
             loading.cancel()
             self.server.should_exit = True
             await asyncio.gather(serving, loading, return_exceptions=True)
+            await self.media.close()
             await self.keeper.close()
             await self.manager.close()
+            await self.tracing.close()
+
+
+def make_tracing(settings: Settings, env: Mapping[str, str]) -> Tracing:
+    """Trace ids, and a recorder of traces where one is asked for.
+
+    Raises:
+        SettingsError: its package is missing.
+    """
+    try:
+        return open_tracing(settings.otel_endpoint, env, bridge.__version__)
+    except NoRecorderError as exc:
+        raise SettingsError(f"STT_OTEL_ENDPOINT: {exc}") from None
 
 
 def make_keeper(settings: Settings, manager: SessionManager) -> Keeper:
@@ -226,6 +247,11 @@ def make_keeper(settings: Settings, manager: SessionManager) -> Keeper:
         resume_seconds=settings.resume_seconds,
         wait_seconds=settings.wait_seconds,
     )
+
+
+def make_media(settings: Settings) -> MediaDecoder:
+    """What reads files, within the settings' limits; not opened yet."""
+    return MediaDecoder(max_bytes=settings.max_file_bytes, max_seconds=settings.max_file_seconds)
 
 
 def make_gatekeeper(settings: Settings) -> Gatekeeper:
@@ -271,10 +297,12 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     for sentence in misspellings(settings, environ):
         log.warning(sentence)
     metrics = Metrics()
+    tracing = make_tracing(settings, environ)
     manager = make_manager(settings, environ, metrics)
     metrics.show(manager.engines.collectors)
     gatekeeper = make_gatekeeper(settings)
     keeper = make_keeper(settings, manager)
+    media = make_media(settings)
     reception = Reception(keeper)
     journal = keeper.journal
     metrics.follow_sessions(
@@ -294,8 +322,11 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         return AsrRoomCodec(path.rpartition("/")[2], query, settings.asr_room_encoding)
 
     sockets = {
-        path: StreamEndpoint(make_codec, reception, gatekeeper, metrics, limits)
-        for path, make_codec in (("/v1/stream", native), ("/ws/asr/", asr_room))
+        path: StreamEndpoint(make_codec, reception, gatekeeper, metrics, limits, tracing, route)
+        for path, route, make_codec in (
+            ("/v1/stream", "/v1/stream", native),
+            ("/ws/asr/", "/ws/asr/{session_id}", asr_room),
+        )
     }
     app = make_http(
         Parts(
@@ -304,10 +335,11 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
             gatekeeper=gatekeeper,
             door=Door(gatekeeper, Guards()),
             archive=Archive(keeper),
+            media=media,
         )
     )
     server = make_server(
-        Gateway(app, sockets),
+        Gateway(HttpObserver(app, metrics.http, tracing), sockets),
         drain=lambda: keeper.drain(settings.shutdown_seconds),
         max_connections=settings.max_connections,
         max_message_bytes=settings.max_message_bytes,
@@ -317,7 +349,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
     )
-    return Bridge(settings, manager, keeper, metrics, server)
+    return Bridge(settings, manager, keeper, media, metrics, tracing, server)
 
 
 def misspellings(settings: Settings, env: Mapping[str, str]) -> list[str]:
@@ -347,7 +379,7 @@ class Gateway:
     stands for every name behind it.
     """
 
-    def __init__(self, http: FastAPI, sockets: Mapping[str, StreamEndpoint]) -> None:
+    def __init__(self, http: App, sockets: Mapping[str, StreamEndpoint]) -> None:
         self._http = http
         self._sockets = sockets
 

@@ -18,6 +18,7 @@ import bridge
 from bridge.api import admin, health, metrics, sessions
 from bridge.api.door import Door
 from bridge.api.refusals import document
+from bridge.audio.media import MediaDecoder
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.security.auth import Gatekeeper
@@ -34,6 +35,7 @@ class Parts:
     gatekeeper: Gatekeeper
     door: Door
     archive: Archive
+    media: MediaDecoder
 
 
 def make_http(parts: Parts) -> FastAPI:

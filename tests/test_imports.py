@@ -57,6 +57,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
     "bridge.routes": {
         "bridge",
         "bridge.api",
+        "bridge.audio",
         "bridge.errors",
         "bridge.observe",
         "bridge.security",
@@ -83,7 +84,14 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.sqlite",
         "bridge.state",
     },
-    "bridge.jobs": {"bridge.audio", "bridge.errors", "bridge.observe", "bridge.transcript", "bridge.uploads"},
+    "bridge.jobs": {
+        "bridge.audio",
+        "bridge.errors",
+        "bridge.observe",
+        "bridge.sqlite",
+        "bridge.transcript",
+        "bridge.uploads",
+    },
     "bridge.protocols": {"backends.base", "bridge.audio", "bridge.errors"},
     # Below: each of these knows next to nothing.
     "bridge.client": {"bridge.audio", "bridge.errors", "bridge.protocols"},
@@ -124,6 +132,7 @@ KEPT_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "starlette": ("bridge.api", "bridge.routes"),
     "uvicorn": ("bridge.transports",),
     "websockets": ("bridge.transports", "bridge.client"),
+    "opentelemetry": ("bridge.observe.otel",),
     "prometheus_client": ("bridge.observe", "bridge.api", "backends.whisper"),
     "pydantic": ("bridge.settings", "bridge.api"),
     "dotenv": ("bridge.settings",),

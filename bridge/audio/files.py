@@ -25,6 +25,7 @@ import av.container
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
+from av.stream import Discard
 
 from bridge.audio.codec import reason
 from bridge.audio.formats import MIN_RATE, AudioFormat, Encoding
@@ -41,13 +42,79 @@ READ_AHEAD_CHUNKS: Final = 16
 READER_JOIN_SECONDS: Final = 0.2
 """A reader that is told to end does so within one chunk, unless it waits for standard input."""
 
+DEMUXERS: Final = (
+    "aac",
+    "ac3",
+    "aiff",
+    "amr",
+    "ape",
+    "asf",
+    "au",
+    "avi",
+    "caf",
+    "dsf",
+    "eac3",
+    "flac",
+    "flv",
+    "loas",
+    "matroska",
+    "webm",
+    "mov",
+    "mp4",
+    "m4a",
+    "3gp",
+    "3g2",
+    "mj2",
+    "mp3",
+    "mpc",
+    "mpc8",
+    "mpeg",
+    "mpegts",
+    "nistsphere",
+    "ogg",
+    "tak",
+    "tta",
+    "voc",
+    "w64",
+    "wav",
+    "wv",
+)
+"""FFmpeg's names of what files are taken. Those that open other files or addresses (playlists, `concat`), and those
+that are no audio (text, pictures), cannot be reached.
+"""
+
+DECODERS: Final = (
+    *("aac", "aac_latm", "ac3", "adpcm_ima_qt", "adpcm_ima_wav", "adpcm_ms", "adpcm_swf", "adpcm_yamaha", "alac"),
+    *("amrnb", "amrwb", "ape", "dsd_lsbf", "dsd_lsbf_planar", "dsd_msbf", "dsd_msbf_planar", "eac3", "flac", "g722"),
+    *("g726", "g726le", "gsm", "gsm_ms", "mp1", "mp1float", "mp2", "mp2float", "mp3", "mp3float", "mpc7", "mpc8"),
+    *("nellymoser", "opus", "shorten", "speex", "tak", "tta", "vorbis", "wavpack", "wmalossless", "wmapro", "wmav1"),
+    *("wmav2", "wmavoice"),
+)
+"""FFmpeg's names of codecs besides linear ones (`pcm_…`): what recordings use, and nothing of what only games do."""
+
+MAX_STREAMS: Final = 64
+"""More tracks than that are an attack; FFmpeg allows a thousand."""
+
+_OPTIONS: Final = {
+    "format_whitelist": ",".join(DEMUXERS),
+    "protocol_whitelist": "none",  # a list without any: an empty one would allow all
+    "max_streams": str(MAX_STREAMS),
+}
+
 _SNIFF_BYTES: Final = 12
 _OTHER_MAGIC: Final = (b"RIFF", b"FORM", b"caff", b".snd", b"#!AMR")
 """Of files that cannot be streamed, so that `sniff` does not know them."""
 
 
 class AudioFileError(Exception):
-    """The file cannot be read as audio; the text is a sentence that names the file and says why."""
+    """The file cannot be read as audio; the text is a sentence that names the file and says why.
+
+    `code` is the name in `bridge.errors` under which a client hears of it.
+    """
+
+    def __init__(self, text: str, code: str = "undecodable_audio") -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class AudioSource(Protocol):
@@ -160,7 +227,7 @@ def _open(stream: Readable, name: str, raw: AudioFormat | None, *, size: int | N
     if raw is not None:
         return _RawSource(stream, name, raw, size)
     try:
-        return _DecodedSource(stream, name)
+        return DecodedSource(stream, name)
     except BaseException:
         stream.close()
         raise
@@ -199,15 +266,22 @@ class _RawSource(_Closing):
         self._stream.close()
 
 
-class _DecodedSource(_Closing):
-    def __init__(self, stream: Readable, name: str) -> None:
+class DecodedSource(_Closing):
+    """A file in a container. `demuxer`: FFmpeg's name of it, where the content does not tell.
+
+    The stream is closed with it; not if opening fails.
+    """
+
+    def __init__(self, stream: Readable, name: str, demuxer: str | None = None) -> None:
         self.name = name
         self._stream = stream
         try:
             # The open file, not its name: FFmpeg would take some names for addresses of the network.
-            container = av.open(stream, mode="r", metadata_errors="replace")
+            container = av.open(stream, mode="r", format=demuxer, options=_OPTIONS, metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as exc:
-            raise AudioFileError(f"{name}: not an audio file that can be read ({reason(exc)})") from None
+            raise AudioFileError(
+                f"{name}: not an audio file that can be read ({reason(exc)})", "unsupported_audio"
+            ) from None
         self._container = container
         try:
             self._audio = self._only_audio(container)
@@ -217,20 +291,33 @@ class _DecodedSource(_Closing):
         rate = self._audio.rate
         self.format = AudioFormat(Encoding.PCM_S16LE, 16_000 if rate < MIN_RATE else min(rate, HIGHEST_SENT_RATE))
         self.duration = _duration(container, self._audio)
+        self.container_name: str = container.format.name
+        self.codec_name: str = self._audio.codec_context.name
+        self.channels: int = self._audio.channels
+        self.sample_rate: int = rate
 
     def _only_audio(self, container: av.container.InputContainer) -> AudioStream:
         if not container.streams.audio:
             raise AudioFileError(f"{self.name}: holds no audio")
         audio = container.streams.audio[0]
-        if getattr(audio, "codec_context", None) is None:
-            raise AudioFileError(f"{self.name}: FFmpeg has no decoder for its audio")
+        context = getattr(audio, "codec_context", None)
+        if context is None:
+            raise AudioFileError(f"{self.name}: FFmpeg has no decoder for its audio", "unsupported_audio")
+        if context.name not in DECODERS and not context.name.startswith("pcm_"):
+            raise AudioFileError(f"{self.name}: audio of the codec {context.name} is not decoded", "unsupported_audio")
         if not LOWEST_RATE <= audio.rate <= HIGHEST_RATE:
             raise AudioFileError(f"{self.name}: a sample rate of {audio.rate} Hz is not plausible")
         if audio.channels < 1:
             raise AudioFileError(f"{self.name}: the number of channels is not plausible")
+        if not context.is_open:
+            context.thread_count = 1
+        for stream in container.streams:
+            if stream is not audio:
+                stream.discard = Discard.all  # a film's pictures need not be read
         return audio
 
     def chunks(self, milliseconds: int) -> Iterator[bytes]:
+        """As `AudioSource.chunks`."""
         size = _chunk_bytes(self.format, milliseconds)
         pending = bytearray()
         for piece in self._pcm():
@@ -276,6 +363,7 @@ class _DecodedSource(_Closing):
                     yield frame
 
     def close(self) -> None:
+        """As `AudioSource.close`."""
         self._container.close()
         self._stream.close()
 

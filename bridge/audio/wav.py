@@ -15,7 +15,7 @@ from bridge.audio.samples import RawSamples
 from bridge.audio.sound import HIGHEST_RATE, LOWEST_RATE, NOTHING, Sound
 from bridge.errors import BridgeError
 
-_ENCODINGS: Final = {
+ENCODINGS: Final = {
     (1, 8): Encoding.PCM_U8,
     (1, 16): Encoding.PCM_S16LE,
     (1, 24): Encoding.PCM_S24LE,
@@ -26,8 +26,8 @@ _ENCODINGS: Final = {
     (7, 8): Encoding.MULAW,
 }
 """WAVE format tag and bits per sample (RFC 2361)."""
-_EXTENSIBLE: Final = 0xFFFE
-_UNKNOWN_SIZE: Final = 0x7FFF_0000
+EXTENSIBLE: Final = 0xFFFE
+UNKNOWN_SIZE: Final = 0x7FFF_0000
 """A size from here on is no size: no recorder that knows it streams two gigabytes."""
 _LONGEST_FORMAT: Final = 4_096
 
@@ -117,7 +117,7 @@ class WavSource:
                 raise BridgeError("undecodable_audio", "the WAV audio has no format chunk before its samples")
             self._at += 8
             self._in_data = True
-            self._left = None if size == 0 or size >= _UNKNOWN_SIZE else size + size % 2
+            self._left = None if size == 0 or size >= UNKNOWN_SIZE else size + size % 2
         else:
             self._at += 8
             self._skip = size + size % 2
@@ -126,9 +126,9 @@ class WavSource:
 
 def _samples_of(chunk: bytes) -> RawSamples:
     tag, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunk)
-    if tag == _EXTENSIBLE and len(chunk) >= 26:
+    if tag == EXTENSIBLE and len(chunk) >= 26:
         (tag,) = struct.unpack_from("<H", chunk, 24)
-    encoding = _ENCODINGS.get((tag, bits))
+    encoding = ENCODINGS.get((tag, bits))
     if encoding is None:
         raise BridgeError("unsupported_audio", f"WAV audio of format {tag} with {bits} bits is not supported")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE or not 1 <= channels <= MAX_CHANNELS:

@@ -1,0 +1,285 @@
+"""Whole files of strangers as PCM16 mono: known by their content, decoded apart from the server, within limits.
+
+WAV as nearly all recorders write it, and raw samples, are read here: that takes no decoder, only care. Everything else
+is decoded by FFmpeg in a process of its own (`media_pool`), which a hostile file may hang, crash or fill without
+anybody else's noticing. Nothing here blocks the event loop, and memory does not depend on a file's length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final, TypeAlias, TypeVar
+
+from bridge.audio import media_worker as worker
+from bridge.audio.formats import AudioFormat, Encoding
+from bridge.audio.media_pool import CHILDREN, Child, Children
+from bridge.audio.plain import HEAD_BYTES, Plain, PlainConverter, raw_samples, wav_samples
+from bridge.audio.wavheader import strip_wav_header
+from bridge.errors import BridgeError
+
+File: TypeAlias = "Path | IO[bytes] | tempfile.SpooledTemporaryFile[bytes]"
+"""A name, or an open file: with a descriptor, or not larger than `WHOLE_BYTES`."""
+
+WHOLE_BYTES: Final = 2**20
+"""An open file up to this size is read at once, where the caller is: it lies in memory, or in the system's cache."""
+BLOCK_BYTES: Final = 2**18
+"""Read and converted in one turn of a thread; some 20 milliseconds of work at most."""
+CHUNK_SECONDS: Final = worker.CHUNK_MS / 1_000
+THREADS: Final = 4
+"""They read disks."""
+NAME_CHARACTERS: Final = 120
+"""Of a file's name in sentences."""
+
+_BY_CONTENT: Final = frozenset(
+    {Encoding.AUTO, Encoding.OGG, Encoding.WEBM, Encoding.FLAC, Encoding.MP3, Encoding.AAC, Encoding.MP4, Encoding.WAV}
+    | {Encoding.AMR_NB, Encoding.AMR_WB}
+)
+"""What is declared for these adds nothing to what the file says of itself."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What a file is. Names are FFmpeg's."""
+
+    format_name: str
+    codec: str
+    sample_rate: int
+    channels: int
+    duration: float | None
+    """Seconds, as far as the file tells: a hint."""
+
+
+class Media:
+    """One file that is being read. `chunks` can be used once."""
+
+    def __init__(self, rate: int, duration: float | None, chunks: AsyncGenerator[bytes]) -> None:
+        self.format = AudioFormat(Encoding.PCM_S16LE, rate)
+        self.duration = duration
+        """Seconds, as far as that is known before reading: a hint, for a progress bar."""
+        self._chunks = chunks
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The audio in pieces of a second, the last one shorter.
+
+        Raises:
+            BridgeError: `undecodable_audio` or `audio_too_long`; what was readable has been yielded.
+        """
+        return self._chunks
+
+
+class MediaDecoder:
+    """Reads one server's files. `most` is how many are decoded in processes at once; others wait."""
+
+    def __init__(self, *, max_bytes: int, max_seconds: float, most: int = CHILDREN) -> None:
+        self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
+        self._children = Children(most)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="media")
+
+    async def open(self) -> None:
+        """Nothing runs before the first file that needs it: it would cost those who only stream."""
+
+    async def close(self) -> None:
+        """End every process. Files that are being read break off with `shutting_down`."""
+        await self._children.close()
+        self._threads.shutdown(wait=False)
+
+    @contextlib.asynccontextmanager
+    async def read(self, file: File, name: str, *, raw: AudioFormat | None = None) -> AsyncIterator[Media]:
+        """The audio of a file while the context lasts. An open file is the caller's, and left at any position.
+
+        With `raw` the content is raw audio in that format, whatever it looks like. May be cancelled at any time, and
+        left before the end; nothing stays behind.
+
+        Raises:
+            BridgeError: `unsupported_audio`, `undecodable_audio`, `audio_too_long`, `too_large`, `at_capacity`,
+                `shutting_down`; also in the middle of the audio, from the body of the context.
+        """
+        name = shortened(name)
+        async with self._opened(file, name) as content:
+            plain = await self._plain(content, name, raw)
+            if plain is not None:
+                self._check_plain(plain, name)
+                chunks = self._read_plain(content, plain)
+                async with contextlib.aclosing(chunks):
+                    yield Media(plain.rate, plain.duration, chunks)
+                return
+            async with self._decoding(content, name, raw, probe=False) as (child, info):
+                chunks = _decoded(child)
+                async with contextlib.aclosing(chunks):
+                    yield Media(info["rate"], info["duration"], chunks)
+
+    async def probe(self, file: File, name: str) -> MediaInfo:
+        """What a file is, by its content; the first of its sound was decoded.
+
+        Raises:
+            BridgeError: as `read`.
+        """
+        name = shortened(name)
+        async with self._opened(file, name) as content:
+            plain = await self._plain(content, name, None)
+            if plain is not None:
+                self._check_plain(plain, name)
+                audio = plain.audio
+                codec = f"pcm_{audio.encoding.value.removeprefix('pcm_')}"
+                return MediaInfo("wav", codec, audio.sample_rate, audio.channels, plain.duration)
+            async with self._decoding(content, name, None, probe=True) as (child, info):
+                await child.next()
+        return MediaInfo(info["container"], info["codec"], info["sample_rate"], info["channels"], info["duration"])
+
+    @contextlib.asynccontextmanager
+    async def _opened(self, file: File, name: str) -> AsyncIterator[_Content]:
+        if isinstance(file, Path):
+            fd = await self._run(lambda: os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+            try:
+                yield self._limited(_Content(os.fstat(fd).st_size, fd=fd), name)
+            finally:
+                os.close(fd)
+            return
+        size = file.seek(0, io.SEEK_END) or file.tell()
+        if size <= WHOLE_BYTES:
+            file.seek(0)
+            yield self._limited(_Content(size, data=file.read()), name)
+        else:
+            self._limited(_Content(size), name)
+            yield _Content(size, fd=await self._run(file.fileno))
+
+    def _limited(self, content: _Content, name: str) -> _Content:
+        if content.size > self._max_bytes:
+            raise BridgeError("too_large", f"{name}: larger than the {self._max_bytes} bytes that a file may have")
+        return content
+
+    async def _plain(self, content: _Content, name: str, raw: AudioFormat | None) -> Plain | None:
+        """Where the samples of a plain file lie; None if it takes FFmpeg to read it."""
+        if content.data is not None:
+            head = content.data[:HEAD_BYTES]
+        else:
+            head = await self._run(lambda: content.read(0, HEAD_BYTES))
+        if raw is None or raw.encoding in _BY_CONTENT:
+            return wav_samples(head, content.size)
+        if raw.encoding is Encoding.OPUS:
+            raise BridgeError("unsupported_audio", f"{name}: bare Opus packets have no ends in a file; put them in Ogg")
+        if raw.encoding.width is None:
+            return None
+        return raw_samples(raw, len(head) - len(strip_wav_header(head, raw)), content.size)
+
+    def _check_plain(self, plain: Plain, name: str) -> None:
+        if not plain.size:
+            raise BridgeError("undecodable_audio", f"{name}: holds no audio")
+        if plain.duration > self._max_seconds:
+            error = worker.too_long(name, self._max_seconds)
+            raise BridgeError(error.code, str(error))
+
+    async def _read_plain(self, content: _Content, plain: Plain) -> AsyncGenerator[bytes]:
+        chunk = int(plain.rate * CHUNK_SECONDS) * 2
+        end = plain.start + plain.size
+        if plain.ready and content.data is not None:
+            for at in range(plain.start, end, chunk):
+                yield content.data[at : min(at + chunk, end)]
+            return
+        pending = bytearray()
+        blocks = _blocks(content, plain)
+        while (block := await self._run(lambda: next(blocks, None))) is not None:
+            pending += block
+            while len(pending) >= chunk:
+                yield bytes(pending[:chunk])
+                del pending[:chunk]
+        if pending:
+            yield bytes(pending)
+
+    @contextlib.asynccontextmanager
+    async def _decoding(
+        self, content: _Content, name: str, raw: AudioFormat | None, *, probe: bool
+    ) -> AsyncIterator[tuple[Child, dict[str, Any]]]:
+        order = {
+            "name": name,
+            "longest": self._max_seconds,
+            "demuxer": "g722" if raw is not None and raw.encoding is Encoding.G722 else None,
+            "probe": probe,
+        }
+        async with self._children.lend() as child:
+            with content.descriptor() as fd:
+                child.begin(order, fd, name)
+            _, body = await child.next()
+            yield child, json.loads(body)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except RuntimeError as exc:  # the executor is shut down
+            raise BridgeError("shutting_down") from exc
+
+
+async def _decoded(child: Child) -> AsyncGenerator[bytes]:
+    while True:
+        kind, body = await child.next()
+        if kind != worker.PCM:
+            return
+        yield body
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """The bytes of a file, in memory or behind a descriptor."""
+
+    size: int
+    data: bytes | None = None
+    fd: int = -1
+
+    def read(self, at: int, size: int) -> bytes:
+        """Blocks on the disk."""
+        if self.data is not None:
+            return self.data[at : at + size]
+        return os.pread(self.fd, size, at)
+
+    @contextlib.contextmanager
+    def descriptor(self) -> Iterator[int]:
+        """A descriptor of it, to be handed on."""
+        if self.data is None:
+            yield self.fd
+            return
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("media", os.MFD_CLOEXEC)
+            try:
+                os.write(fd, self.data)
+                yield fd
+            finally:
+                os.close(fd)
+            return
+        with tempfile.TemporaryFile() as file:
+            file.write(self.data)
+            file.flush()
+            yield file.fileno()
+
+
+def _blocks(content: _Content, plain: Plain) -> Iterator[bytes]:
+    """The samples as PCM16 mono, some at a time."""
+    converter = None if plain.ready else PlainConverter(plain)
+    step = max(1, BLOCK_BYTES // plain.audio.frame_bytes) * plain.audio.frame_bytes
+    at, end = plain.start, plain.start + plain.size
+    while at < end:
+        data = content.read(at, min(step, end - at))
+        data = data[: len(data) - len(data) % plain.audio.frame_bytes]
+        if not data:
+            break  # it became shorter meanwhile
+        at += len(data)
+        yield data if converter is None else converter.convert(data)
+    if converter is not None:
+        yield converter.tail()
+
+
+def shortened(name: str) -> str:
+    """A file's name as sentences have it: printable, and not long."""
+    shown = "".join(c if c.isprintable() else "�" for c in name[:NAME_CHARACTERS])
+    return shown + "…" if len(name) > NAME_CHARACTERS else shown or "the file"
