@@ -31,7 +31,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 FLUSH: Final = b""
@@ -50,6 +50,11 @@ class RecognitionConfig:
     session opened before this one: both are 0 unless the session re-opened its backend. Result times are
     seconds from the stream's own first sample all the same. `silence_seconds` is the silence that the session wants
     to end an utterance (None: the engine's own choice); the bridge flushes there, whether the engine heeds it or not.
+
+    The rest is for engines that pass the audio on to another server. `store`: whether what is said may be kept there.
+    `credential`: the key or token that the caller came with (None: with none, or who asked is gone, as after a job was
+    accepted); never to be logged or kept, and to be sent nowhere unless the operator says so. `traceparent`: the
+    trace that the session belongs to, as W3C Trace Context writes it.
     """
 
     sample_rate: int = 16_000
@@ -61,6 +66,9 @@ class RecognitionConfig:
     start: float = 0.0
     attempt: int = 0
     silence_seconds: float | None = None
+    store: bool = True
+    credential: str | None = field(default=None, repr=False)
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

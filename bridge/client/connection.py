@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -60,17 +61,24 @@ class Connection:
 
     @classmethod
     async def open(
-        cls, url: str, start: StartMessage, *, api_key: str | None, seconds: float
+        cls,
+        url: str,
+        start: StartMessage,
+        *,
+        api_key: str | None,
+        seconds: float,
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[Connection, ServerMessage | None]:
         """Connect, say `start`, and wait for the first message (None: of a type that is not known).
 
-        May be cancelled. `seconds` count for the connection, and again for the message.
+        May be cancelled. `seconds` count for the connection, and again for the message. `headers`: of the request,
+        besides the key's.
 
         Raises:
             ConnectError: no server, none that answers in time, or one that breaks off.
             SessionError: the server refuses the upgrade.
         """
-        connection = cls(await _connect(url, api_key, seconds))
+        connection = cls(await _connect(url, api_key, seconds, headers or {}))
         try:
             await connection.say(start)
             async with asyncio.timeout(seconds):
@@ -164,12 +172,12 @@ class Connection:
         return f"the server closed the connection with code {exc.rcvd.code}{reason}"
 
 
-async def _connect(url: str, api_key: str | None, seconds: float) -> ClientConnection:
-    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+async def _connect(url: str, api_key: str | None, seconds: float, headers: Mapping[str, str]) -> ClientConnection:
+    key = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
     try:
         websocket = await open_websocket(
             url,
-            additional_headers=headers,
+            additional_headers={**headers, **key},
             compression=None,  # audio does not shrink, and each side would keep 50 KiB of state
             open_timeout=seconds,
             close_timeout=CLOSE_SECONDS,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -93,6 +93,7 @@ class Lifeline(ABC):
         reconnect: Reconnect | None,
         open_seconds: float,
         on_reconnect: OnReconnect | None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.closed: ClosedMessage | None = None
         """The server's last message, once it came."""
@@ -100,6 +101,7 @@ class Lifeline(ABC):
         """How often the session was resumed."""
         self._url = url
         self._api_key = api_key
+        self._headers = headers
         self._reconnect = reconnect
         self._open_seconds = open_seconds
         self._on_reconnect = on_reconnect
@@ -193,7 +195,9 @@ class Lifeline(ABC):
         self._over()
 
     async def _open(self, seconds: float) -> tuple[Connection, int]:
-        connection, first = await Connection.open(self._url, self._opening(), api_key=self._api_key, seconds=seconds)
+        connection, first = await Connection.open(
+            self._url, self._opening(), api_key=self._api_key, seconds=seconds, headers=self._headers
+        )
         welcome = False
         try:
             match first:

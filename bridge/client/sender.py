@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_right
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Final
 
 import msgspec
@@ -57,13 +57,14 @@ async def connect(
     reconnect: Reconnect | None = DEFAULT,
     on_reconnect: OnReconnect | None = None,
     open_seconds: float = OPEN_SECONDS,
+    headers: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Client]:
     """Open a session; in the context the server has said `ready`.
 
     When the connection breaks, the session is resumed over another one (`reconnect` None: it is lost, as it is with a
     server that gives no `resume_token`); `on_reconnect` is told. On leaving the context the session is stopped and the
-    connection closed: unless all messages were read up to `closed`, what was said last is lost. Safe to cancel at any
-    point.
+    connection closed: unless all messages were read up to `closed`, what was said last is lost. `headers` go with the
+    request of each connection, besides the key's. Safe to cancel at any point.
 
     Raises:
         ConnectError: there is no server, or none that answers within `open_seconds`.
@@ -73,7 +74,13 @@ async def connect(
     if reconnect is not None and start.resume is None:
         start = msgspec.structs.replace(start, resume=True)
     client = Client(
-        url, start, api_key=api_key, reconnect=reconnect, open_seconds=open_seconds, on_reconnect=on_reconnect
+        url,
+        start,
+        api_key=api_key,
+        reconnect=reconnect,
+        open_seconds=open_seconds,
+        on_reconnect=on_reconnect,
+        headers=headers,
     )
     await client._begin()  # noqa: SLF001 - its life is this context's
     try:
@@ -97,9 +104,15 @@ class Client(Lifeline):
         reconnect: Reconnect | None,
         open_seconds: float,
         on_reconnect: OnReconnect | None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(
-            url, api_key=api_key, reconnect=reconnect, open_seconds=open_seconds, on_reconnect=on_reconnect
+            url,
+            api_key=api_key,
+            reconnect=reconnect,
+            open_seconds=open_seconds,
+            on_reconnect=on_reconnect,
+            headers=headers,
         )
         self._start = start
         self._begun = False

@@ -19,6 +19,7 @@ from backends.base import BackendError, Fault, RecognitionConfig
 from bridge.errors import BridgeError
 from bridge.protocols.events import Final as FinalEvent
 from bridge.protocols.events import Partial, SpeechEnded, SpeechStarted, Start
+from bridge.session.account import NOBODY, Account
 from bridge.session.breaker import Trial
 from bridge.session.engine import Engine
 from bridge.session.failover import NO_FAILURE, Seat
@@ -43,7 +44,7 @@ class Channel:
     """Feed it from one task, run it in another. `number` is None where a session has one recognition.
 
     `advanced` is called when more of the audio is final, `warn` with what the client should be told of the backend.
-    `origin`: where the session begins, if not at its first sample.
+    `origin`: where the session begins, if not at its first sample. `account`: on whose it runs now.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Channel:
         advanced: Callable[[], None],
         warn: Callable[[str, str], None],
         origin: Origin = Origin(),
+        account: Callable[[], Account] = lambda: NOBODY,
     ) -> None:
         self._number = number
         self._session_id = session_id
@@ -72,6 +74,7 @@ class Channel:
         self._observer = observer
         self._advanced = advanced
         self._warn = warn
+        self._account = account
         self._rate = seat.engine.sample_rate
         self._loop = asyncio.get_running_loop()
         # What the session chose; otherwise it is the engine's own business when an utterance ends.
@@ -279,6 +282,8 @@ class Channel:
             start=self._buffer.start / self._rate,
             attempt=self._attempts,
             silence_seconds=self._silence_seconds,
+            store=self._start.store,
+            credential=self._account().credential,
         )
         self._attempts += 1
         self._partials = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import secrets
 import time
@@ -110,7 +111,7 @@ class Reception:
             await self._look_after(live)
             if not live.session.suspended and not live.ended.is_set():
                 self._keeper.manager.metrics.resumes.labels("held").inc()
-                return _attached(live, resume)
+                return _attached(live, resume, account)
             if not await self._keeper.left(live):
                 raise BridgeError("log_unavailable", "the session is being written; try again")
         record = await self._keeper.known(resume.session_id)
@@ -133,7 +134,7 @@ class Reception:
             await self._keeper.release(self._log, record.session_id, record.epoch)
             raise
         try:
-            return _attached(live, resume)
+            return _attached(live, resume, account)
         except BridgeError:
             live.session.suspend("taken_over")  # as it was before: held by nobody
             raise
@@ -232,15 +233,18 @@ class Reception:
         return self._locks.setdefault(session_id, asyncio.Lock())
 
 
-def _attached(live: Live, resume: Resume) -> Sender:
-    """The sender that has come back."""
-    return live.attach(
+def _attached(live: Live, resume: Resume, account: Account) -> Sender:
+    """The sender that has come back. Its credential is the one that counts: the first may have expired."""
+    sender = live.attach(
         token=resume.token,
         resumed=True,
         from_seq=resume.from_seq,
         offset=resume.offset,
         partials=live.record.start.partials,
     )
+    if account.credential is not None:
+        live.session.account = dataclasses.replace(live.session.account, credential=account.credential)
+    return sender
 
 
 def _ready_of(record: SessionRecord, manager: SessionManager) -> Ready:

@@ -112,6 +112,7 @@ class Session:
                 advanced=self._ack,
                 warn=self._warn,
                 origin=origin,
+                account=lambda: self.account,
             )
             for number in range(start.lanes)
         ]
