@@ -26,9 +26,10 @@ from bench.noises import NOISES, RATE, Signal, at_level, to_pcm16
 from bridge.app import open_manager, session_limits
 from bridge.audio.files import open_audio
 from bridge.audio.formats import AudioFormat, Encoding
-from bridge.commands.transcribe import transcribe, without_clock
+from bridge.commands.transcribe import transcribe
 from bridge.emulator.server import EmulatorConfig, emulating
 from bridge.protocols.events import Start
+from bridge.session.batch import without_clock
 from bridge.settings import Settings
 from bridge.transcript import Segment, word_errors
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
     from bridge.audio.files import AudioFileError, AudioSource
     from bridge.audio.formats import AudioFormat
     from bridge.protocols.events import Start
-    from bridge.session.limits import SessionLimits
     from bridge.session.manager import SessionManager
-    from bridge.session.session import Session
     from bridge.settings import Settings
     from bridge.transcript import Segment
 
@@ -113,6 +110,7 @@ async def _transcribe(
     from bridge.app import open_manager, session_limits
     from bridge.audio.files import AudioFileError, open_audio
     from bridge.protocols.events import Start
+    from bridge.session.batch import without_clock
     from bridge.transcript import FORMATS as WRITERS
 
     if args.output is not None:
@@ -163,64 +161,30 @@ async def transcribe(
         BridgeError: there can be no such session.
         SessionFailed: the session did not end well.
     """
-    from bridge.protocols import events
+    from bridge.audio.files import AudioFileError, read_ahead
+    from bridge.errors import BridgeError
+    from bridge.session.batch import Run
     from bridge.transcript import Segment
 
     segments: list[Segment] = []
-    failure: SessionFailed | None = None
-    with contextlib.ExitStack() as unread:
-        unread.enter_context(source)
-        async with manager.session(start, "file") as session, asyncio.TaskGroup() as group:
+    async with contextlib.AsyncExitStack() as stack:
+        with contextlib.ExitStack() as unread:
+            unread.enter_context(source)
+            session = await stack.enter_async_context(manager.session(start, "file"))
             unread.pop_all()  # from here on the source belongs to the thread that reads it
-            outbox = session.subscribe()
-            group.create_task(session.run(), name="session")
-            feeding = group.create_task(_feed(session, source, progress), name="feed")
-            while batch := await outbox.get():
-                for event in batch:
-                    match event:
-                        case events.Final():
-                            segments.append(Segment.of(event))
-                        case events.Error(fatal=True):
-                            failure = SessionFailed(f"{event.message} ({event.code})")
-                        case _:
-                            pass
-            unreadable = await feeding
-    if failure is not None:
-        raise failure
-    return segments, unreadable
-
-
-async def _feed(session: Session, source: AudioSource, progress: Callable[[float], None]) -> AudioFileError | None:
-    """All the audio, then stop. Returns why the audio broke off, if it did."""
-    from bridge.audio.files import AudioFileError, read_ahead
-    from bridge.errors import BridgeError
-
-    per_second = source.format.frame_bytes * source.format.sample_rate
-    fed = 0
-    try:
-        async with contextlib.aclosing(read_ahead(source, CHUNK_MS)) as chunks:
-            async for chunk in chunks:
-                if session.stopping:
-                    break
-                if not session.feed(chunk):
-                    await session.room()
-                else:
-                    await asyncio.sleep(0)  # a source that is always ready must not keep the loop
-                fed += len(chunk)
-                progress(fed / per_second)
-    except AudioFileError as exc:
-        return exc
-    except BridgeError as exc:  # raw audio that begins with the header of another format
-        return AudioFileError(f"{source.name}: {exc}")
-    finally:
-        session.stop()
-    return None
-
-
-def without_clock(limits: SessionLimits) -> SessionLimits:
-    """Limits for audio from a file: nobody is waiting, so it may take as long as it takes."""
-    week = 7 * 86_400
-    return dataclasses.replace(limits, session_seconds=week, idle_seconds=week, stop_seconds=week)
+        chunks = await stack.enter_async_context(contextlib.aclosing(read_ahead(source, CHUNK_MS)))
+        run = Run(session, source.format, chunks, progress=lambda seconds, _: progress(seconds))
+        stack.push_async_callback(run.close)
+        try:
+            async for final in run.finals():
+                segments.append(Segment.of(final))  # noqa: PERF401 - what came before a failure is kept
+        except AudioFileError as exc:
+            return segments, exc
+        except BridgeError as exc:
+            if exc.row.fault == "client":  # raw audio that begins with the header of another format
+                return segments, AudioFileError(f"{source.name}: {exc}")
+            raise SessionFailed(f"{exc} ({exc.code})") from exc
+    return segments, None
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Any, Final, Literal
@@ -79,9 +80,12 @@ class Engine:
         """Whether another session would be refused."""
         return self.refusal(1) is not None
 
-    def refusal(self, streams: int) -> str | None:
-        """Why a session of so many streams would be refused; None if it would not."""
-        if self.capacity is not None and self.streams + streams > self.capacity:
+    def refusal(self, streams: int, spare: float = 0.0) -> str | None:
+        """Why a session of so many streams would be refused; None if it would not.
+
+        `spare`: the share of its capacity that has to stay free; one stream is let in all the same if there is none.
+        """
+        if self.capacity is not None and self.streams + streams > max(1, math.floor(self.capacity * (1 - spare))):
             return f"the backend {self.name} carries {self.streams} streams of {self.capacity}"
         return self._backend.refusal()
 

@@ -159,44 +159,51 @@ class EnginePool:
     # Their sessions
 
     @contextlib.contextmanager
-    def seats(self, language: str, count: int = 1) -> Iterator[Sequence[Seat]]:
+    def seats(
+        self, language: str, count: int = 1, *, backend: str | None = None, spare: float = 0.0
+    ) -> Iterator[Sequence[Seat]]:
         """Places for one session of so many channels, all at one engine, for as long as the context lasts.
 
         A breaker refuses nobody: where all that have room are open, the first of them is taken. `language`: as
-        `languages.asked` returned it.
+        `languages.asked` returned it. `backend`: the one that is wanted; others go on if it fails. `spare`: the share
+        of an engine that has to stay free.
 
         Raises:
-            BridgeError: `not_ready`, `unsupported_language` or `at_capacity`.
+            BridgeError: `unknown_backend`, `not_ready`, `unsupported_language` or `at_capacity`.
         """
-        member = self._choose(language, count)
+        member = self._choose(language, count, backend, spare)
         member.engine.take(count)
-        seats = [Seat(self, member, language) for _ in range(count)]
+        seats = [Seat(self, member, language, spare) for _ in range(count)]
         try:
             yield seats
         finally:
             for seat in seats:
                 seat.give_back()
 
-    def _choose(self, language: str, count: int) -> Member:
-        ready = {member.engine.name: member for member in self.members if member.engine.state == "ready"}
+    def _choose(self, language: str, count: int, backend: str | None, spare: float) -> Member:
+        wanted = [member for member in self.members if backend in {None, member.engine.name}]
+        if not wanted:
+            raise BridgeError("unknown_backend")
+        ready = {member.engine.name: member for member in wanted if member.engine.state == "ready"}
         if not ready:
             raise BridgeError("not_ready")
         takers = [member for member in ready.values() if member.takes(language)]
         if not takers:
             raise languages.refused(language, {name: member.engine.capabilities for name, member in ready.items()})
-        roomy = [member for member in takers if member.engine.refusal(count) is None]
+        roomy = [member for member in takers if member.engine.refusal(count, spare) is None]
         if not roomy:
-            raise BridgeError("at_capacity", takers[0].engine.refusal(count))
+            raise BridgeError("at_capacity", takers[0].engine.refusal(count, spare))
         return next((member for member in roomy if member.breaker.admits), roomy[0])
 
 
 class Seat:
     """One channel's place at an engine. It is moved between two streams, never within one."""
 
-    def __init__(self, pool: EnginePool, member: Member, language: str) -> None:
+    def __init__(self, pool: EnginePool, member: Member, language: str, spare: float = 0.0) -> None:
         self._pool = pool
         self._member = member
         self._language = language
+        self._spare = spare
         # At once: else the sessions that open before this one's first stream would all be the breaker's probe.
         self._trial: Trial | None = member.breaker.begin()
         self._left: dict[Member, float] = {}  # engines that failed this channel, and when
@@ -265,7 +272,7 @@ class Seat:
             if member is not self._member
             and member not in self._hopeless
             and member.takes(self._language)
-            and member.engine.refusal(1) is None
+            and member.engine.refusal(1, self._spare) is None
         ]
 
     def _move(self, member: Member) -> None:

@@ -41,6 +41,11 @@ class Outbox:
         """Whether it takes nothing more."""
         return self._closed
 
+    @property
+    def waiting(self) -> int:
+        """Lasting events that were not taken yet."""
+        return len(self._lasting)
+
     def put(self, event: ServerEvent) -> None:
         """Take an event in; never waits."""
         if self._closed or (getattr(event, "seq", None) or self.after + 1) <= self.after:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 
 from backends.base import BackendError, Fault
@@ -18,10 +19,11 @@ from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Start
 from bridge.session import languages
 from bridge.session.account import NOBODY, Account, Quotas
-from bridge.session.failover import EnginePool
+from bridge.session.failover import EnginePool, Seat
 from bridge.session.limits import SessionLimits
 from bridge.session.models import ModelSwitch
 from bridge.session.origin import Origin
+from bridge.session.places import KEPT_FOR_LIVE, LIVE, Line, Place, Terms
 from bridge.session.publisher import Publisher
 from bridge.session.session import Session
 from bridge.session.voice import VoicePolicy
@@ -59,6 +61,9 @@ class SessionManager:
         self.metrics = metrics
         self._max_sessions = max_sessions
         self._language = language
+        self.kept_for_live = KEPT_FOR_LIVE
+        """The share that files leave free; 0 where there are only files."""
+        self._line = Line()
         self._open: set[Session] = set()
         self._loaded = voice.detection is None  # the engines say for themselves whether they are
         self._draining = False
@@ -79,6 +84,7 @@ class SessionManager:
             await detecting
         finally:
             detecting.cancel()
+            self._line.call_all()
 
     async def _load_detection(self) -> None:
         if self.voice.detection is not None:
@@ -100,13 +106,13 @@ class SessionManager:
         """Sessions open now."""
         return len(self._open)
 
-    def refusal(self) -> BridgeError | None:
-        """Why a new session would be refused now; None if it would be taken."""
+    def refusal(self, spare: float = 0.0) -> BridgeError | None:
+        """Why a new session would be refused now; None if it would be taken. `spare`: the share that stays free."""
         if self._draining:
             return BridgeError("shutting_down")
         if self.engines.state != "ready" or not self._loaded:
             return BridgeError("not_ready")
-        if self.engines.full or len(self._open) >= self._max_sessions:
+        if self.engines.full or len(self._open) >= max(1, math.floor(self._max_sessions * (1 - spare))):
             return BridgeError("at_capacity")
         return None
 
@@ -130,37 +136,95 @@ class SessionManager:
         Raises:
             BridgeError: `at_capacity`, `not_ready`, `shutting_down`, `unsupported_language` or `quota_exceeded`.
         """
+        async with self.place(start.language, start.lanes, account=account, checked=checked) as place:
+            with self.seated(
+                place, start, protocol, session_id=session_id, publisher=publisher, origin=origin
+            ) as opened:
+                yield opened
+
+    @contextlib.asynccontextmanager
+    async def place(
+        self,
+        language: str | None = None,
+        lanes: int = 1,
+        *,
+        account: Account = NOBODY,
+        checked: bool = True,
+        terms: Terms = LIVE,
+    ) -> AsyncIterator[Place]:
+        """A place for a session of this language, taken for as long as the context lasts.
+
+        Raises:
+            BridgeError: as `session`, or `unknown_backend`.
+        """
         quota = self._quotas.session(account.subject, checked=checked) if self._quotas else contextlib.nullcontext()
+        asked = languages.asked(language or self._language)
         async with quota as spend:
-            if refusal := self.refusal():
-                raise refusal
-            language = languages.asked(start.language or self._language)
-            began = time.monotonic()
-            observer = self.metrics.session(protocol, spend)
             try:
-                with self.engines.seats(language, start.lanes) as seats:
-                    session = Session(
-                        session_id or new_session_id(),
-                        start,
-                        seats,
-                        self.limits,
-                        observer=observer,
-                        language=language,
-                        voice=self.voice,
-                        denoise=self._denoise,
-                        format_budget=self._format_budget,
-                        publisher=publisher,
-                        origin=origin,
-                        account=account,
-                    )
-                    self._opened(session)
-                    try:
-                        yield session
-                    finally:
-                        observer.report()
-                        self._closed(session, time.monotonic() - began)
+                with contextlib.ExitStack() as stack:
+                    seats = await self._take_seats(stack, asked, lanes, terms)
+                    yield Place(seats, asked, account, spend)
             finally:
+                self._line.call()
                 self._count()
+
+    async def _take_seats(self, stack: contextlib.ExitStack, language: str, lanes: int, terms: Terms) -> Sequence[Seat]:
+        """Seats in the stack, as soon as there are any."""
+        clock = asyncio.get_running_loop().time
+        spare = self.kept_for_live if terms.batch else 0.0
+        until = clock() + terms.patience
+        again = False
+        while True:
+            try:
+                if refusal := self.refusal(spare):
+                    raise refusal
+                seats = stack.enter_context(self.engines.seats(language, lanes, backend=terms.backend, spare=spare))
+            except BridgeError as exc:
+                waits = exc.code == "at_capacity" or (exc.code == "not_ready" and math.isinf(terms.patience))
+                if not waits or clock() >= until:
+                    raise
+            else:
+                if again:
+                    self._line.call()  # there may be room for more than one
+                return seats
+            await self._line.wait(until - clock(), again=again)
+            again = True
+
+    @contextlib.contextmanager
+    def seated(
+        self,
+        place: Place,
+        start: Start,
+        protocol: str,
+        *,
+        session_id: str | None = None,
+        publisher: Publisher | None = None,
+        origin: Origin = Origin(),
+        limits: SessionLimits | None = None,
+    ) -> Iterator[Session]:
+        """A session at a place that was taken for it; else as `session`. `limits`: other than the server's."""
+        began = time.monotonic()
+        observer = self.metrics.session(protocol, place.spend)
+        session = Session(
+            session_id or new_session_id(),
+            start,
+            place.seats,
+            limits or self.limits,
+            observer=observer,
+            language=place.language,
+            voice=self.voice,
+            denoise=self._denoise,
+            format_budget=self._format_budget,
+            publisher=publisher,
+            origin=origin,
+            account=place.account,
+        )
+        self._opened(session)
+        try:
+            yield session
+        finally:
+            observer.report()
+            self._closed(session, time.monotonic() - began)
 
     def _opened(self, session: Session) -> None:
         self._open.add(session)
@@ -190,6 +254,7 @@ class SessionManager:
         What is not final then stays so; the clients are told how far it is. Returns whether all ended in time.
         """
         self._draining = True
+        self._line.call_all()
         self.models.stop()  # what loads takes time from what has to end
         for session in tuple(self._open):
             session.shut_down()

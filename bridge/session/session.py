@@ -122,9 +122,9 @@ class Session:
 
     # What the client's side calls
 
-    def subscribe(self) -> Outbox:
+    def subscribe(self, *, acks: bool = True) -> Outbox:
         """A new receiver of this session's events: `Ready`, then everything from now on."""
-        outbox = self._out.hub.subscribe()
+        outbox = self._out.hub.subscribe(acks=acks)
         outbox.put(self.ready())
         return outbox
 

@@ -1,0 +1,174 @@
+"""Whole files through a session of their own, as fast as the backend takes them, in bounded memory.
+
+    file → MediaDecoder → Run (feeds one session) → finals
+
+A file has no clock: nobody waits for its audio, so neither silence nor a long backlog ends its session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Final
+
+from bridge.audio.formats import AudioFormat
+from bridge.audio.media import File, MediaDecoder
+from bridge.errors import BridgeError
+from bridge.protocols import events
+from bridge.protocols.events import Start
+from bridge.session.account import NOBODY, Account
+from bridge.session.limits import SessionLimits
+from bridge.session.manager import SessionManager
+from bridge.session.places import Terms
+from bridge.session.session import Session
+
+MOST_WAITING: Final = 64
+"""Finals that may wait for whoever takes them, before the file is read on: fewer than overflow an outbox."""
+_WEEK: Final = 7 * 86_400.0
+
+Progress = Callable[[float, float | None], None]
+"""Told the seconds of audio that were taken in, and of how many (None: unknown)."""
+
+
+class Run:
+    """One file on its way through a session. `chunks` is its audio, in the session's format; `total` its seconds."""
+
+    def __init__(
+        self,
+        session: Session,
+        audio: AudioFormat,
+        chunks: AsyncIterator[bytes],
+        *,
+        total: float | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.total = total
+        self._session = session
+        self._chunks = chunks
+        self._progress = progress
+        self._bytes = 0
+        self._per_second = audio.frame_bytes * audio.sample_rate
+        self._outbox = session.subscribe(acks=False)
+        self._taken = asyncio.Event()
+        self._running = asyncio.create_task(session.run(), name=f"session-{session.id}")
+        self._feeding = asyncio.create_task(self._feed(), name=f"feed-{session.id}")
+
+    @property
+    def backend(self) -> str:
+        """Whose finals they are now."""
+        return self._session.backend
+
+    @property
+    def language(self) -> str:
+        """What the backend was asked for; a final may know better."""
+        return self._session.language
+
+    @property
+    def seconds(self) -> float:
+        """Audio that was taken in."""
+        return self._bytes / self._per_second
+
+    async def finals(self) -> AsyncGenerator[events.Final]:
+        """What was said, as it becomes final, to the end of the audio. To be used once.
+
+        Raises:
+            BridgeError: the session did not get to the end. Or whatever `chunks` raised: then the finals of what came
+                before it have been given.
+        """
+        failure: BridgeError | None = None
+        while batch := await self._outbox.get():
+            self._taken.set()
+            for event in batch:
+                match event:
+                    case events.Final():
+                        yield event
+                    case events.Error(fatal=True):
+                        failure = BridgeError(event.code, event.message)
+                    case _:
+                        pass
+        if self._outbox.overflowed:
+            raise BridgeError("slow_receiver")
+        if failure is not None:
+            raise failure
+        if self._session.end_code != "stopped":
+            raise BridgeError(self._session.end_code or "internal")
+        await self._feeding
+
+    async def close(self) -> None:
+        """End it, wherever it is."""
+        tasks = {self._running, self._feeding}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # what went wrong, `finals` has told whoever asked
+
+    async def _feed(self) -> None:
+        session = self._session
+        try:
+            async for chunk in self._chunks:
+                if session.stopping:
+                    break
+                if not session.feed(chunk):
+                    await session.room()
+                else:
+                    await asyncio.sleep(0)  # a source that is always ready must not keep the loop
+                while self._outbox.waiting > MOST_WAITING:
+                    self._taken.clear()
+                    await self._taken.wait()
+                self._bytes += len(chunk)
+                if self._progress is not None:
+                    self._progress(self.seconds, self.total)
+        finally:
+            session.stop()
+
+
+class Batch:
+    """Transcribes files, on behalf of one server or worker."""
+
+    def __init__(self, manager: SessionManager, media: MediaDecoder) -> None:
+        self._manager = manager
+        self._media = media
+        self._limits = without_clock(manager.limits)
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self,
+        file: File,
+        name: str,
+        start: Start,
+        protocol: str,
+        *,
+        raw: AudioFormat | None = None,
+        backend: str | None = None,
+        patience: float = 0.0,
+        account: Account = NOBODY,
+        checked: bool = True,
+        progress: Progress | None = None,
+    ) -> AsyncIterator[Run]:
+        """A file that is being transcribed, for as long as the context lasts.
+
+        Of `start`, the audio's format is the file's own. `raw`: it is raw audio in this format. `backend`: which one is
+        wanted (None: the best that is well). `patience`: seconds to wait for a free place. `checked`: see
+        `SessionManager.session`. May be cancelled, and left at any time: then the session has ended, too.
+
+        Raises:
+            BridgeError: as `SessionManager.place` and `MediaDecoder.read`.
+        """
+        terms = Terms(batch=True, backend=backend, patience=patience)
+        async with (
+            self._manager.place(start.language, account=account, checked=checked, terms=terms) as place,
+            self._media.read(file, name, raw=raw) as media,
+        ):
+            start = dataclasses.replace(start, audio=media.format, partials=False, separate=False)
+            with self._manager.seated(place, start, protocol, limits=self._limits) as session:
+                run = Run(session, media.format, media.chunks(), total=media.duration, progress=progress)
+                try:
+                    yield run
+                finally:
+                    await run.close()
+
+
+def without_clock(limits: SessionLimits) -> SessionLimits:
+    """Limits for audio from a file: nobody is waiting, so it may take as long as it takes."""
+    return dataclasses.replace(limits, session_seconds=_WEEK, idle_seconds=_WEEK, stop_seconds=_WEEK, ack_seconds=_WEEK)
