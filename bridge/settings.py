@@ -240,6 +240,12 @@ class Settings(BaseModel):
     # What operators see
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
     log_format: Literal["json", "text"] = Field("json", description="Log lines for machines or for people.")
+    otel_endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = Field(
+        None,
+        description="Send traces to this collector (OpenTelemetry, OTLP over HTTP), as `http://127.0.0.1:4318`; unset: "
+        "to the one that `OTEL_EXPORTER_OTLP_ENDPOINT` names, if it does.",
+        json_schema_extra=_SECRET,  # it may hold a password
+    )
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

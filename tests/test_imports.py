@@ -42,6 +42,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
     "bridge.app": {
         "backends.base",
         "backends.registry",
+        "bridge",
         "bridge.api",
         "bridge.audio",
         "bridge.errors",
@@ -78,6 +79,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
     "bridge.session": {
         "backends.base",
         "bridge.audio",
+        "bridge.cluster",
         "bridge.errors",
         "bridge.observe",
         "bridge.protocols",
@@ -100,6 +102,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
     "bridge.security": {"bridge.errors"},
     "bridge.observe": set(),
     "bridge.sqlite": set(),
+    "bridge.cluster": set(),
     "bridge.state": set(),
     "bridge.uploads": {"bridge.errors", "bridge.state"},
     "bridge.settings": {"bridge.security"},
@@ -152,7 +155,7 @@ KEPT_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "soxr": ("bridge.audio",),
     "rich": ("bridge.commands",),
     "fsspec": ("bridge.uploads.remote",),
-    "redis": ("bridge.session.eventlog",),
+    "redis": ("bridge.cluster", "bridge.session.eventlog", "bridge.jobs"),
     "sqlite3": ("bridge.sqlite", "bridge.session.eventlog", "bridge.jobs"),
     "pocketsphinx": (
         "backends.pocketsphinx_backend",

@@ -158,6 +158,13 @@ def attend(session_id: str) -> None:
         trace.session = session_id
 
 
+def say(attributes: Attributes) -> None:
+    """More about what goes on here, for whoever records it."""
+    trace = _CURRENT.get()
+    if trace is not None and trace.span is not None:
+        trace.span.set(attributes)
+
+
 class Tracing:
     """Begins traces. Without a recorder there are trace ids, and nothing is kept."""
 
@@ -199,7 +206,7 @@ class Tracing:
 
 @contextlib.contextmanager
 def scope(name: str, attributes: Attributes, *, session: str | None = None) -> Iterator[Trace | None]:
-    """A part of what goes on here: a session. To be left by the task that entered it."""
+    """A part of what goes on here: a session. Left by another task, it ends all the same."""
     before = _CURRENT.get()
     if before is None:
         yield None
@@ -207,6 +214,8 @@ def scope(name: str, attributes: Attributes, *, session: str | None = None) -> I
     trace = before.child(name, attributes)
     if session is not None:
         trace.session = session
+        if before.session is None:
+            before.session = session  # what the request or the job has to say afterwards is about it, too
     _CURRENT.set(trace)
     try:
         with _recording(trace, None):

@@ -8,6 +8,7 @@ import hmac
 import logging
 
 from bridge.errors import BridgeError
+from bridge.observe import trace
 from bridge.protocols.events import Ack, Closed
 from bridge.session.eventlog.base import EventLog, Outcome, SessionRecord
 from bridge.session.feed import Feed
@@ -69,6 +70,8 @@ class Live:
         self.record = record
         self.log = event_log
         self.sender: Sender | None = None
+        self.trace = trace.current()
+        """Its own, whose id is that of the connection that began it here."""
         self.held_since: float | None = None
         """When its sender was lost, by the event loop's clock."""
         self.ended = asyncio.Event()
@@ -123,6 +126,8 @@ class Live:
             self._hold = self.held_since = None
         self.session.unhold()
         self._dismiss()
+        if resumed and self.trace is not None and (asked := trace.trace_id()) != self.trace.trace_id:
+            self.trace.sender_trace = asked
         ready = self.session.ready(token, self._resume_seconds if token else 0.0, resumed=resumed)
         feed = Feed(
             self.session.id,

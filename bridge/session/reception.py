@@ -111,7 +111,10 @@ class Reception:
             await self._look_after(live)
             if not live.session.suspended and not live.ended.is_set():
                 self._keeper.manager.metrics.resumes.labels("held").inc()
-                return _attached(live, resume, account)
+                sender = _attached(live, resume, account)
+                began = live.trace.trace_id if live.trace is not None else None
+                log.info("session resumed", extra={"session": resume.session_id, "session_trace": began})
+                return sender
             if not await self._keeper.left(live):
                 raise BridgeError("log_unavailable", "the session is being written; try again")
         record = await self._keeper.known(resume.session_id)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import queue
 import threading
 from collections import deque
@@ -69,7 +70,8 @@ class ThreadBridge:
                 results.close()  # whatever happened: else the loop would wait for ever
 
         self._busy += 1
-        worker = loop.run_in_executor(self._executor, work)
+        # What the engine logs belongs to this session.
+        worker = loop.run_in_executor(self._executor, contextvars.copy_context().run, work)
         worker.add_done_callback(self._ended)
         pump = asyncio.create_task(feed.fill(audio), name="thread-bridge-pump")
         try:

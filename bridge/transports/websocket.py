@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl
@@ -20,7 +20,10 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from bridge.errors import ERRORS, BridgeError
+from bridge.observe import trace
+from bridge.observe.http import Opened
 from bridge.observe.metrics import Metrics
+from bridge.observe.trace import Tracing
 from bridge.protocols.events import (
     Audio,
     ClientEvent,
@@ -93,16 +96,27 @@ class StreamEndpoint:
         gatekeeper: Gatekeeper,
         metrics: Metrics,
         limits: ConnectionLimits,
+        tracing: Tracing,
+        route: str,
     ) -> None:
         self._make_codec = make_codec
         self._reception = reception
         self._gatekeeper = gatekeeper
         self._metrics = metrics
         self._limits = limits
+        self._tracing = tracing
+        self._route = route
         self._connections = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one connection."""
+        opened = Opened(scope, self._route, self._metrics.http, self._tracing)
+        try:
+            await self._serve(opened, scope, receive, send)
+        finally:
+            opened.closed()
+
+    async def _serve(self, opened: Opened, scope: Message, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -114,9 +128,12 @@ class StreamEndpoint:
                 raise BridgeError("at_capacity", "too many connections")
         except BridgeError as exc:
             self._metrics.refused.labels(exc.code).inc()
-            await refuse(send, exc)
+            opened.status = exc.row.status
+            await refuse(send, exc, opened.headers)
             return
-        await send({"type": "websocket.accept", "subprotocol": admission.subprotocol})
+        trace.identify(admission.subject)
+        opened.status = 101
+        await send({"type": "websocket.accept", "subprotocol": admission.subprotocol, "headers": opened.headers})
         began = time.monotonic()
         self._connections += 1
         try:
@@ -198,6 +215,7 @@ class _Connection:
     async def _run(self, feed: Feed, reading: Coroutine[Any, Any, None], sender: Sender | None = None) -> None:
         """Reader and writer of one connection; the first to end ends the other."""
         self._outbox = feed.outbox
+        trace.attend(feed.session_id)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write(feed, sender), name="writer")
@@ -379,10 +397,10 @@ def _error(error: BridgeError) -> Error:
     return Error(None, error.code, str(error), error.fatal, error.row.retryable)
 
 
-async def refuse(send: Send, error: BridgeError) -> None:
-    """Answer the upgrade request with the error's HTTP status and a JSON body."""
+async def refuse(send: Send, error: BridgeError, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """Answer the upgrade request with the error's HTTP status, a JSON body, and these headers besides."""
     body = msgspec.json.encode({"error": {"code": error.code, "message": str(error)}})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     if error.row.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if error.row.status == 503:
