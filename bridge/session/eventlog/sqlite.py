@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bridge.protocols.events import Closed, LastingEvent, ServerEvent
+from bridge.protocols.events import LastingEvent, ServerEvent
 from bridge.session.eventlog.base import (
     PAGE,
     Entry,
@@ -21,10 +21,10 @@ from bridge.session.eventlog.base import (
     SessionExistsError,
     SessionRecord,
     decode_event,
-    encode_event,
 )
 from bridge.session.eventlog.codec import decode_progress, decode_start, encode
 from bridge.session.eventlog.sqlite_tables import PLACES, SCHEMA
+from bridge.session.eventlog.sqlite_write import write
 from bridge.sqlite.database import Database
 from bridge.sqlite.file import clean, shrink, transaction
 
@@ -65,69 +65,53 @@ class SqliteLog(EventLog):
         await self._database.do(lambda db: self._create(db, record, replace=replace))
 
     def _create(self, db: sqlite3.Connection, record: SessionRecord, *, replace: bool) -> None:
+        if not replace:  # in one statement: see `sqlite_write`
+            if not self._insert(db, record):
+                raise SessionExistsError(record.session_id)
+            return
         with transaction(db):
             there = _row(db, record.session_id)
             if there is not None:
-                superseded = there["ended"] is None and there["epoch"] > record.epoch
-                if superseded or not replace:
+                if there["ended"] is None and there["epoch"] > record.epoch:
                     raise SessionExistsError(record.session_id)
                 _forget(db, [there["id"]])
-            elif not replace and _is_deleted(db, record.session_id):
-                raise SessionExistsError(record.session_id)
             db.execute("DELETE FROM deleted WHERE session_id = ?", (record.session_id,))
-            db.execute(
-                "INSERT INTO sessions (session_id, token_digest, start, language, backend, protocol, owner, created, "
-                "progress, touched, epoch, seq, ended, code) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    record.session_id,
-                    record.token_digest,
-                    encode(record.start),
-                    record.language,
-                    record.backend,
-                    record.protocol,
-                    self.node,
-                    record.created,
-                    encode(record.progress),
-                    self._clock(),
-                    record.epoch,
-                    record.seq,
-                    record.ended,
-                    record.code,
-                ),
-            )
+            self._insert(db, record)
+
+    def _insert(self, db: sqlite3.Connection, record: SessionRecord) -> bool:
+        """A new session, unless there is one of its name, or was one that was deleted; whether it was written."""
+        written = db.execute(
+            "INSERT INTO sessions (session_id, token_digest, start, language, backend, protocol, owner, created, "
+            "progress, touched, epoch, seq, ended, code) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, "
+            "?13, ?14 WHERE NOT EXISTS (SELECT 1 FROM deleted WHERE session_id = ?1) "
+            "ON CONFLICT (session_id) DO NOTHING",
+            (
+                record.session_id,
+                record.token_digest,
+                encode(record.start),
+                record.language,
+                record.backend,
+                record.protocol,
+                self.node,
+                record.created,
+                encode(record.progress),
+                self._clock(),
+                record.epoch,
+                record.seq,
+                record.ended,
+                record.code,
+            ),
+        )
+        return written.rowcount == 1
 
     async def write(self, entries: Sequence[Entry]) -> list[Outcome]:
         """See `EventLog`; one transaction for all."""
 
         def job(db: sqlite3.Connection) -> list[Outcome]:
             with transaction(db):
-                return [self._write(db, entry) for entry in entries]
+                return write(db, entries, self.node, self._clock())
 
         return await self._database.do(job, first=True)
-
-    def _write(self, db: sqlite3.Connection, entry: Entry) -> Outcome:
-        row = _row(db, entry.session_id)
-        if row is None:
-            return Outcome.DELETED if _is_deleted(db, entry.session_id) else Outcome.MISSING
-        if (row["owner"], row["epoch"]) != (self.node, entry.epoch):
-            return Outcome.SUPERSEDED
-        new = {event.seq: event for event in entry.events if event.seq is not None and event.seq > row["seq"]}
-        seq = row["seq"] + len(new)
-        if list(new) != list(range(row["seq"] + 1, seq + 1)):
-            return Outcome.MISSING
-        db.executemany(
-            "INSERT INTO events (place, kind, data) VALUES (?, ?, ?)",
-            [(row["id"] * PLACES + number, *encode_event(event)) for number, event in new.items()],
-        )
-        now = self._clock()
-        db.execute(
-            "UPDATE sessions SET seq = ?, progress = ?, backend = ?, touched = ? WHERE id = ?",
-            (seq, encode(entry.progress), entry.backend, now, row["id"]),
-        )
-        for event in new.values():
-            if isinstance(event, Closed):
-                db.execute("UPDATE sessions SET ended = ?, code = ? WHERE id = ?", (now, event.code, row["id"]))
-        return Outcome.WRITTEN
 
     async def read(self, session_id: str) -> SessionRecord | None:
         """The session; None if it is not known, or deleted."""
@@ -246,10 +230,6 @@ def _read(db: sqlite3.Connection, session_id: str) -> SessionRecord | None:
         row["touched"] = max(row["touched"], beat)
     row["start"], row["progress"] = decode_start(row["start"]), decode_progress(row["progress"])
     return SessionRecord(**row)
-
-
-def _is_deleted(db: sqlite3.Connection, session_id: str) -> bool:
-    return db.execute("SELECT 1 FROM deleted WHERE session_id = ?", (session_id,)).fetchone() is not None
 
 
 def _sweep(db: sqlite3.Connection, before: float) -> int:
