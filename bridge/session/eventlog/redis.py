@@ -10,16 +10,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
-
+from bridge.cluster.client import Call, RedisClient
 from bridge.protocols.events import Closed, LastingEvent, ServerEvent
 from bridge.session.eventlog import redis_scripts as scripts
 from bridge.session.eventlog.base import (
@@ -51,7 +45,6 @@ LAST_SEQ: Final = (1 << 63) - 1
 NODE_SECONDS: Final = 30
 """A node that has not beaten for so long has no receivers."""
 
-Call = tuple[scripts.Script, Sequence[str], Sequence[Any]]
 T = TypeVar("T")
 
 
@@ -65,54 +58,16 @@ class RedisLog(EventLog):
 
     def __init__(self, url: str, node: str, retention_seconds: float) -> None:
         super().__init__(node, retention_seconds)
-        parts = urlsplit(url)
-        self._name = f"{parts.scheme}://{parts.hostname or parts.path}"
         self._retention = str(max(1, round(retention_seconds * 1_000)))
-        self._pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS,
-            timeout=ANSWER_SECONDS,
-            socket_connect_timeout=ANSWER_SECONDS,
-            socket_timeout=None,  # `_ask` has one for all; with it, redis-py may swallow a cancellation (`wait_for`)
-            # Once, at once, for a connection that broke while nobody looked. After that it is the journal's business.
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-            protocol=2,
+        self._redis = RedisClient(
+            url, "the event log", LogUnavailableError, answer_seconds=ANSWER_SECONDS, connections=CONNECTIONS
         )
-        self._client = Redis(connection_pool=self._pool)
         self._orders = itertools.count(1)
         self._owned: dict[str, int] = {}
         """The epoch of each session that this node must keep alive."""
         self._receivers: dict[str, int] = {}
-        self._subscriber = Subscriber(self._pool)
+        self._subscriber = Subscriber(self._redis.pool)
         self._announcer: Announcer | None = None
-
-    # Asking Redis
-
-    async def _ask(self, answer: Awaitable[Any]) -> Any:
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await answer
-        except (RedisError, OSError) as exc:  # a TimeoutError is an OSError
-            raise LogUnavailableError(f"the event log {self._name}: {exc or 'it does not answer'}") from exc
-
-    async def _call(self, script: scripts.Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        return (await self._ask(self._run([(script, keys, args)])))[0]
-
-    async def _run(self, calls: Sequence[Call]) -> list[Any]:
-        """Scripts, in one round trip. All again where one was not known: doing it twice does no harm."""
-        for _ in range(2):
-            pipe = self._client.pipeline(transaction=False)
-            for script, keys, args in calls:
-                pipe.evalsha(script.sha, len(keys), *keys, *args)
-            answers = await pipe.execute(raise_on_error=False)
-            if not any(isinstance(answer, NoScriptError) for answer in answers):
-                break
-            for script in {script for script, _, _ in calls}:  # Redis has begun anew
-                await self._client.script_load(script.text)
-        for answer in answers:
-            if isinstance(answer, RedisError):
-                raise answer
-        return answers
 
     # Opening and closing
 
@@ -123,21 +78,15 @@ class RedisLog(EventLog):
             LogUnavailableError: Redis cannot be reached, or refuses this client.
         """
         loop = asyncio.get_running_loop()
-        self._announcer = Announcer(self._client, loop.time)
-        memory = await self._ask(self._client.info("memory"))
-        if memory.get("maxmemory") and memory.get("maxmemory_policy") != "noeviction":
-            log.warning(
-                "Redis may forget sessions when its memory is full: `maxmemory-policy` is %s, should be noeviction",
-                memory.get("maxmemory_policy"),
-            )
+        self._announcer = Announcer(self._redis.redis, loop.time)
+        await self._redis.check_memory("sessions")
 
     async def close(self) -> None:
         """See `EventLog`."""
         await self._subscriber.close()
         if self._announcer is not None:
             await self._announcer.close()
-        await self._client.aclose()
-        await self._pool.disconnect()
+        await self._redis.close()
 
     # A session's life
 
@@ -156,7 +105,7 @@ class RedisLog(EventLog):
         if record.ended is not None:
             fields |= {"ended": repr(record.ended), "code": record.code or ""}
         args = [self.node, record.epoch, next(self._orders), self._retention, int(replace)]
-        if not await self._call(
+        if not await self._redis.call(
             scripts.CREATE, _keys(record.session_id, "hedr"), args + list(itertools.chain.from_iterable(fields.items()))
         ):
             raise SessionExistsError(record.session_id)
@@ -176,7 +125,7 @@ class RedisLog(EventLog):
                     code = event.code if isinstance(event, Closed) else code
             calls.append((scripts.WRITE, _keys(entry.session_id, "hedc"), [self.node, *args, code, *events]))
         outcomes = []
-        for entry, (answer, following) in zip(entries, await self._ask(self._run(calls)), strict=True):
+        for entry, (answer, following) in zip(entries, await self._redis.run(calls), strict=True):
             outcome = Outcome(answer.decode())
             outcomes.append(outcome)
             if outcome is not Outcome.WRITTEN or any(isinstance(event, Closed) for event in entry.events):
@@ -187,20 +136,19 @@ class RedisLog(EventLog):
 
     async def read(self, session_id: str) -> SessionRecord | None:
         """The session; None if it is not known, or deleted."""
-        found = await self._ask(self._client.hgetall(_key(session_id, "h")))
+        found = await self._redis.ask(self._redis.redis.hgetall(_key(session_id, "h")))
         return _record(session_id, found)
 
     async def events(self, session_id: str, from_seq: int, limit: int = PAGE) -> list[LastingEvent]:
         """Its events from this number on, in order, at most `limit`."""
-        found = await self._ask(
-            self._client.xrange(_key(session_id, "e"), min=f"{min(max(0, from_seq), LAST_SEQ)}-0", max="+", count=limit)
-        )
+        first = f"{min(max(0, from_seq), LAST_SEQ)}-0"
+        found = await self._redis.ask(self._redis.redis.xrange(_key(session_id, "e"), min=first, max="+", count=limit))
         return [decode_event(fields[b"k"].decode(), fields[b"d"]) for _, fields in found]
 
     async def claim(self, session_id: str) -> SessionRecord | None:
         """Make this node the owner, unless the session has ended: then the record is as it was."""
         args = [self.node, next(self._orders), self._retention]
-        found = await self._call(scripts.CLAIM, _keys(session_id, "he"), args)
+        found = await self._redis.call(scripts.CLAIM, _keys(session_id, "he"), args)
         record = _record(session_id, dict(zip(found[::2], found[1::2], strict=True)))
         if record is not None and record.ended is None:
             self._owned[session_id] = record.epoch
@@ -208,13 +156,13 @@ class RedisLog(EventLog):
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Nobody owns the session from now on, `owner` is empty; its time to be resumed begins."""
-        await self._call(scripts.TOUCH, _keys(session_id, "he"), [self.node, epoch, self._retention, 1])
+        await self._redis.call(scripts.TOUCH, _keys(session_id, "he"), [self.node, epoch, self._retention, 1])
         self._owned.pop(session_id, None)
 
     async def delete(self, session_id: str) -> bool:
         """See `EventLog`."""
         kept = max(self.retention_seconds, TOMBSTONE_SECONDS)
-        known = await self._call(scripts.DELETE, _keys(session_id, "hedr"), [round(kept * 1_000)])
+        known = await self._redis.call(scripts.DELETE, _keys(session_id, "hedr"), [round(kept * 1_000)])
         self._owned.pop(session_id, None)
         return bool(known)
 
@@ -222,11 +170,11 @@ class RedisLog(EventLog):
         """See `EventLog`. Every ten seconds or so: `NODE_SECONDS` without one, and its receivers are forgotten."""
         for some in _chunks(list(self._owned.items())):
             calls = [(scripts.TOUCH, _keys(s, "he"), [self.node, epoch, self._retention, 0]) for s, epoch in some]
-            for (session_id, epoch), alive in zip(some, await self._ask(self._run(calls)), strict=True):
+            for (session_id, epoch), alive in zip(some, await self._redis.run(calls), strict=True):
                 if not alive and self._owned.get(session_id) == epoch:
                     del self._owned[session_id]
         for some in _chunks(list(self._receivers.items())):
-            await self._ask(self._run([self._say_receivers(session_id, count) for session_id, count in some]))
+            await self._redis.run([self._say_receivers(session_id, count) for session_id, count in some])
 
     async def sweep(self) -> int:
         """Nothing: Redis forgets by itself."""
@@ -249,14 +197,14 @@ class RedisLog(EventLog):
             self._receivers[session_id] = count
         else:
             self._receivers.pop(session_id, None)
-        await self._ask(self._run([self._say_receivers(session_id, count)]))
+        await self._redis.run([self._say_receivers(session_id, count)])
 
     def _say_receivers(self, session_id: str, count: int) -> Call:
         return scripts.SET_RECEIVERS, _keys(session_id, "r"), [self.node, count, NODE_SECONDS]
 
     async def receivers(self, session_id: str) -> int:
         """Receivers of the session at other nodes."""
-        return int(await self._call(scripts.RECEIVERS, _keys(session_id, "r"), [self.node, NODE_SECONDS]))
+        return int(await self._redis.call(scripts.RECEIVERS, _keys(session_id, "r"), [self.node, NODE_SECONDS]))
 
 
 def _key(session_id: str, which: str) -> str:

@@ -1,4 +1,4 @@
-"""What Redis does in one step: each script is one session's, atomic, and told apart by its SHA-1.
+"""What the event log has Redis do in one step: each script is one session's.
 
 A session's keys share a hash tag, so that Redis Cluster keeps them together:
 
@@ -14,30 +14,13 @@ sender gave it up and sent another; `order` goes up with each command of a node,
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
 from typing import Final
 
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """Lua, and what EVALSHA calls it."""
-
-    text: str
-    sha: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
-
-
-_NOW: Final = """
-local t = redis.call('TIME')
-local now = string.format('%d.%06d', t[1], t[2])
-"""
+from bridge.cluster.script import NOW, Script
 
 # KEYS: h e d r. ARGV: node, epoch, order, retention (ms), replace (0 or 1), field, value, …
 CREATE: Final = Script(
-    _NOW
+    NOW
     + """
 local h = redis.call('HMGET', KEYS[1], 'owner', 'epoch', 'order', 'ended')
 if h[2] then
@@ -58,7 +41,7 @@ return 1
 # KEYS: h e d, the channel. ARGV: node, epoch, order, retention (ms), progress, backend, code of `Closed` or '',
 # then for each event: seq, kind, data. Answers the outcome and how many follow.
 WRITE: Final = Script(
-    _NOW
+    NOW
     + """
 local h = redis.call('HMGET', KEYS[1], 'owner', 'epoch', 'order', 'seq')
 if not h[2] then
@@ -92,7 +75,7 @@ return {'written', following}
 
 # KEYS: h e. ARGV: node, order, retention (ms). Answers the record, empty if there is none.
 CLAIM: Final = Script(
-    _NOW
+    NOW
     + """
 local h = redis.call('HMGET', KEYS[1], 'epoch', 'ended')
 if h[1] and not h[2] then
@@ -107,7 +90,7 @@ return redis.call('HGETALL', KEYS[1])
 
 # KEYS: h e. ARGV: node, epoch, retention (ms), 1 to release it. Whether it is the node's, and goes on.
 TOUCH: Final = Script(
-    _NOW
+    NOW
     + """
 local h = redis.call('HMGET', KEYS[1], 'owner', 'epoch', 'ended')
 if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] or h[3] then return 0 end
@@ -131,7 +114,7 @@ return 1
 
 # KEYS: r. ARGV: node, receivers, seconds after which a node that has not said it again is gone.
 SET_RECEIVERS: Final = Script(
-    _NOW
+    NOW
     + """
 local nodes = redis.call('HGETALL', KEYS[1])
 for i = 1, #nodes, 2 do
@@ -149,7 +132,7 @@ return 1
 
 # KEYS: r. ARGV: the node that asks, the seconds as above. Receivers at the others.
 RECEIVERS: Final = Script(
-    _NOW
+    NOW
     + """
 local nodes, count = redis.call('HGETALL', KEYS[1]), 0
 for i = 1, #nodes, 2 do

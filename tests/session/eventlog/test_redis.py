@@ -120,13 +120,13 @@ async def test_what_is_done_late_changes_nothing(shared_redis: RedisServer, open
     log = await open_logs(shared_redis.url)
     assert isinstance(log, RedisLog)
     calls: list[tuple[object, object]] = []
-    run = log._run
+    run = log._redis.run
 
     async def spy(commands: object) -> list[object]:
         calls.append((commands, None))
         return await run(commands)  # type: ignore[arg-type]
 
-    log._run = spy  # type: ignore[method-assign, assignment]
+    log._redis.run = spy  # type: ignore[method-assign, assignment]
     await log.create(record(session), replace=True)
     await write(log, session, final(1))
     await write(log, session)
@@ -206,8 +206,8 @@ async def test_a_warning_where_redis_may_forget(
     log = await open_logs(redis.url)
     assert isinstance(log, RedisLog)
     assert not caplog.records
-    await log._client.config_set("maxmemory", "100mb")
-    await log._client.config_set("maxmemory-policy", "allkeys-lru")
+    await log._redis.redis.config_set("maxmemory", "100mb")
+    await log._redis.redis.config_set("maxmemory-policy", "allkeys-lru")
     await open_logs(redis.url)
     assert "maxmemory-policy" in caplog.text
 
@@ -225,12 +225,12 @@ async def test_every_key_expires(redis: RedisServer, open_logs: Open) -> None:
         await log.set_receivers(session, 2)
     await log.delete(gone)
     await log.set_receivers(gone, 1)
-    keys = await log._client.keys("*")
+    keys = await log._redis.redis.keys("*")
     assert len(keys) == 5
     for key in keys:
-        assert 0 < await log._client.pttl(key) <= 86_400_000, key
+        assert 0 < await log._redis.redis.pttl(key) <= 86_400_000, key
         if str(key).endswith((":h'", ":e'")):
-            assert await log._client.pttl(key) <= 600_000
+            assert await log._redis.redis.pttl(key) <= 600_000
 
 
 async def test_a_node_does_not_remember_what_is_no_longer_its_own(redis: RedisServer, open_logs: Open) -> None:
@@ -333,11 +333,11 @@ async def test_followers_of_many_sessions_share_one_connection(redis: RedisServe
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(50):
             await stack.enter_async_context(following(log, name()))
-        subscribers = [client for client in await log._client.client_list() if int(client["sub"])]
+        subscribers = [client for client in await log._redis.redis.client_list() if int(client["sub"])]
         assert [client["sub"] for client in subscribers] == ["50"]
 
     async def unsubscribed() -> bool:
-        return not [client for client in await log._client.client_list() if int(client["sub"])]
+        return not [client for client in await log._redis.redis.client_list() if int(client["sub"])]
 
     await eventually(unsubscribed)
     assert log._subscriber._followers == {}
@@ -363,7 +363,7 @@ async def test_followers_come_back(
             await asyncio.sleep(0.7)
             redis.go_on()
         elif how == "cut":
-            await log._client.client_kill_filter(_type="pubsub")
+            await log._redis.redis.client_kill_filter(_type="pubsub")
         else:
             redis.stop(signal.SIGKILL if how == "killed" else signal.SIGTERM)
             redis.start()
@@ -449,9 +449,9 @@ async def test_what_is_not_understood_is_read_from_the_log(redis: RedisServer, o
     assert isinstance(log, RedisLog)
     session = name()
     async with following(log, session) as heard:
-        await log._client.publish(f"{{stt:{session}}}:c", b"of the future\n{}\n")
+        await log._redis.redis.publish(f"{{stt:{session}}}:c", b"of the future\n{}\n")
         assert await soon(heard) == []
-        await log._client.publish(f"{{stt:{session}}}:c", b'ack\n{"received":"x"}\n')
+        await log._redis.redis.publish(f"{{stt:{session}}}:c", b'ack\n{"received":"x"}\n')
         assert await soon(heard) == []
 
 
@@ -459,7 +459,7 @@ async def test_what_is_not_understood_is_read_from_the_log(redis: RedisServer, o
 
 
 async def published(log: RedisLog) -> int:
-    stats = await log._client.info("commandstats")
+    stats = await log._redis.redis.info("commandstats")
     return int(stats.get("cmdstat_publish", {}).get("calls", 0))
 
 

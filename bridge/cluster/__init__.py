@@ -1,0 +1,1 @@
+"""Redis, as everything that several servers share asks it."""
