@@ -15,6 +15,7 @@ from backends.base import BackendError, Fault
 from bridge.audio.suspicion import Budget
 from bridge.audio.vad.detector import VoiceDetectionError
 from bridge.errors import BridgeError
+from bridge.observe import trace
 from bridge.observe.metrics import Metrics
 from bridge.protocols.events import Start
 from bridge.session import languages
@@ -205,8 +206,9 @@ class SessionManager:
         """A session at a place that was taken for it; else as `session`. `limits`: other than the server's."""
         began = time.monotonic()
         observer = self.metrics.session(protocol, place.spend)
+        session_id = session_id or new_session_id()
         session = Session(
-            session_id or new_session_id(),
+            session_id,
             start,
             place.seats,
             limits or self.limits,
@@ -219,12 +221,14 @@ class SessionManager:
             origin=origin,
             account=place.account,
         )
-        self._opened(session)
-        try:
-            yield session
-        finally:
-            observer.report()
-            self._closed(session, time.monotonic() - began)
+        about = {"stt.session.id": session_id, "stt.protocol": protocol, "stt.language": place.language}
+        with trace.scope("session", about, session=session_id):
+            self._opened(session)
+            try:
+                yield session
+            finally:
+                observer.report()
+                self._closed(session, time.monotonic() - began)
 
     def _opened(self, session: Session) -> None:
         self._open.add(session)
@@ -238,6 +242,7 @@ class SessionManager:
             self._drained.set()
         code = session.end_code or "client_gone"
         self.metrics.sessions.labels(code).inc()
+        trace.say({"stt.code": code, "stt.backend": session.backend, "stt.audio_seconds": session.audio_seconds})
         log.info(
             "session closed",
             extra={
