@@ -90,12 +90,15 @@ DECODERS: Final = (
     *("nellymoser", "opus", "shorten", "speex", "tak", "tta", "vorbis", "wavpack", "wmalossless", "wmapro", "wmav1"),
     *("wmav2", "wmavoice"),
 )
-"""FFmpeg's names of codecs besides linear ones (`pcm_…`): what recordings use, and nothing of what only games do."""
+"""FFmpeg's names of codecs besides linear ones: what recordings use, and nothing of what only games do."""
 
 MAX_STREAMS: Final = 64
 """More tracks than that are an attack; FFmpeg allows a thousand."""
 
+_LINEAR: Final = frozenset(name for name in av.codecs_available if name.startswith("pcm_"))
+
 _OPTIONS: Final = {
+    "codec_whitelist": ",".join((*DECODERS, *sorted(_LINEAR))),  # of what looks into the file; a picture's are not run
     "format_whitelist": ",".join(DEMUXERS),
     "protocol_whitelist": "none",  # a list without any: an empty one would allow all
     "max_streams": str(MAX_STREAMS),
@@ -303,7 +306,7 @@ class DecodedSource(_Closing):
         context = getattr(audio, "codec_context", None)
         if context is None:
             raise AudioFileError(f"{self.name}: FFmpeg has no decoder for its audio", "unsupported_audio")
-        if context.name not in DECODERS and not context.name.startswith("pcm_"):
+        if context.name not in DECODERS and context.name not in _LINEAR:
             raise AudioFileError(f"{self.name}: audio of the codec {context.name} is not decoded", "unsupported_audio")
         if not LOWEST_RATE <= audio.rate <= HIGHEST_RATE:
             raise AudioFileError(f"{self.name}: a sample rate of {audio.rate} Hz is not plausible")

@@ -10,21 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import json
+import logging
 import os
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, TypeAlias, TypeVar
+from typing import IO, Final, TypeAlias, TypeVar
 
-from bridge.audio import media_worker as worker
+from bridge.audio import media_wire as wire
 from bridge.audio.formats import AudioFormat, Encoding
-from bridge.audio.media_pool import CHILDREN, Child, Children
+from bridge.audio.media_pool import CHILDREN, Child, ChildError, Children
 from bridge.audio.plain import HEAD_BYTES, Plain, PlainConverter, raw_samples, wav_samples
 from bridge.audio.wavheader import strip_wav_header
 from bridge.errors import BridgeError
+
+log = logging.getLogger(__name__)
 
 File: TypeAlias = "Path | IO[bytes] | tempfile.SpooledTemporaryFile[bytes]"
 """A name, or an open file: with a descriptor, or not larger than `WHOLE_BYTES`."""
@@ -33,7 +35,7 @@ WHOLE_BYTES: Final = 2**20
 """An open file up to this size is read at once, where the caller is: it lies in memory, or in the system's cache."""
 BLOCK_BYTES: Final = 2**18
 """Read and converted in one turn of a thread; some 20 milliseconds of work at most."""
-CHUNK_SECONDS: Final = worker.CHUNK_MS / 1_000
+CHUNK_SECONDS: Final = wire.CHUNK_MS / 1_000
 THREADS: Final = 4
 """They read disks."""
 NAME_CHARACTERS: Final = 120
@@ -115,10 +117,11 @@ class MediaDecoder:
                 async with contextlib.aclosing(chunks):
                     yield Media(plain.rate, plain.duration, chunks)
                 return
-            async with self._decoding(content, name, raw, probe=False) as (child, info):
-                chunks = _decoded(child)
+            demuxer = "g722" if raw is not None and raw.encoding is Encoding.G722 else None
+            async with self._decoding(content, wire.Job(name, self._max_seconds, demuxer)) as (child, info):
+                chunks = _decoded(child, name)
                 async with contextlib.aclosing(chunks):
-                    yield Media(info["rate"], info["duration"], chunks)
+                    yield Media(info.rate, info.duration, chunks)
 
     async def probe(self, file: File, name: str) -> MediaInfo:
         """What a file is, by its content; the first of its sound was decoded.
@@ -134,9 +137,9 @@ class MediaDecoder:
                 audio = plain.audio
                 codec = f"pcm_{audio.encoding.value.removeprefix('pcm_')}"
                 return MediaInfo("wav", codec, audio.sample_rate, audio.channels, plain.duration)
-            async with self._decoding(content, name, None, probe=True) as (child, info):
+            async with self._decoding(content, wire.Job(name, self._max_seconds, probe=True)) as (child, info):
                 await child.next()
-        return MediaInfo(info["container"], info["codec"], info["sample_rate"], info["channels"], info["duration"])
+        return MediaInfo(info.container, info.codec, info.sample_rate, info.channels, info.duration)
 
     @contextlib.asynccontextmanager
     async def _opened(self, file: File, name: str) -> AsyncIterator[_Content]:
@@ -178,8 +181,7 @@ class MediaDecoder:
         if not plain.size:
             raise BridgeError("undecodable_audio", f"{name}: holds no audio")
         if plain.duration > self._max_seconds:
-            error = worker.too_long(name, self._max_seconds)
-            raise BridgeError(error.code, str(error))
+            raise BridgeError("audio_too_long", wire.too_long(name, self._max_seconds))
 
     async def _read_plain(self, content: _Content, plain: Plain) -> AsyncGenerator[bytes]:
         chunk = int(plain.rate * CHUNK_SECONDS) * 2
@@ -199,20 +201,21 @@ class MediaDecoder:
             yield bytes(pending)
 
     @contextlib.asynccontextmanager
-    async def _decoding(
-        self, content: _Content, name: str, raw: AudioFormat | None, *, probe: bool
-    ) -> AsyncIterator[tuple[Child, dict[str, Any]]]:
-        order = {
-            "name": name,
-            "longest": self._max_seconds,
-            "demuxer": "g722" if raw is not None and raw.encoding is Encoding.G722 else None,
-            "probe": probe,
-        }
-        async with self._children.lend() as child:
-            with content.descriptor() as fd:
-                child.begin(order, fd, name)
-            _, body = await child.next()
-            yield child, json.loads(body)
+    async def _decoding(self, content: _Content, job: wire.Job) -> AsyncIterator[tuple[Child, wire.Info]]:
+        with content.descriptor() as fd:
+            async with contextlib.AsyncExitStack() as stack:
+                child = await stack.enter_async_context(self._children.lend())
+                with _blaming(job.name):
+                    try:
+                        info = await child.begin(job, fd)
+                    except ChildError:
+                        if child.files == 1:
+                            raise
+                        # It may have died of what the files before it left: this one has a process of its own.
+                        await stack.aclose()
+                        child = await stack.enter_async_context(self._children.lend(new=True))
+                        info = await child.begin(job, fd)
+                yield child, info
 
     async def _run(self, work: Callable[[], T]) -> T:
         try:
@@ -221,12 +224,20 @@ class MediaDecoder:
             raise BridgeError("shutting_down") from exc
 
 
-async def _decoded(child: Child) -> AsyncGenerator[bytes]:
-    while True:
-        kind, body = await child.next()
-        if kind != worker.PCM:
-            return
-        yield body
+async def _decoded(child: Child, name: str) -> AsyncGenerator[bytes]:
+    with _blaming(name):
+        while (chunk := await child.next()) is not None:
+            yield chunk
+
+
+@contextlib.contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    """A process that is lost over a file is the file's fault."""
+    try:
+        yield
+    except ChildError as exc:
+        log.warning("a process was lost over a file that it decoded: %s", exc)
+        raise BridgeError("undecodable_audio", f"{name}: decoding it failed, or takes too much") from exc
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The server's side of the decoding processes: it starts the zygote, and lends its children to one file at a time.
 
-See `media_worker` for what they are and how they speak.
+See `media_worker` for what they are, `media_wire` for what they say.
 """
 
 from __future__ import annotations
@@ -8,21 +8,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import logging
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
-from bridge.audio import media_worker as worker
+import msgspec
+
+from bridge.audio import media_wire as wire
 from bridge.errors import BridgeError
 
 log = logging.getLogger(__name__)
 
+_WORKER: Final = "bridge.audio.media_worker"
 _ROOT: Final = str(Path(__file__).resolve().parent.parent.parent)  # where the package `bridge` lies
+_ENVIRONMENT: Final = ("DYLD_", "HOME", "LANG", "LC_", "LD_", "PATH", "PYTHON", "TMPDIR", "VIRTUAL_ENV")
+"""How the variables begin that the processes get: no key is among them."""
 
 START_SECONDS: Final = 30.0
 """FFmpeg is imported in 0.2 s, and in seconds from a cold disk; past this it hangs."""
@@ -39,8 +43,11 @@ IDLE_CHILDREN: Final = 8
 FILES_PER_CHILD: Final = 1_000
 """After so many a child ends: whatever leaks in FFmpeg ends with it."""
 
-_MAX_JSON: Final = 16_384
-_MAX_PCM: Final = 2 * 48_000 * worker.CHUNK_MS // 1_000
+T = TypeVar("T")
+
+
+class ChildError(Exception):
+    """A decoding process ended or was ended, and not because the server is done with it. The text says how."""
 
 
 class Children:
@@ -66,8 +73,8 @@ class Children:
                 await zygote.stop()
 
     @contextlib.asynccontextmanager
-    async def lend(self) -> AsyncIterator[Child]:
-        """A child for one file. It is ended if its file was not read to the end.
+    async def lend(self, *, new: bool = False) -> AsyncIterator[Child]:
+        """A child for one file, on demand one that had none before. It is ended if its file was not read to the end.
 
         Raises:
             BridgeError: `at_capacity`, `shutting_down`.
@@ -80,7 +87,7 @@ class Children:
                 "at_capacity", "the server decodes as many files as it can", retry_after=WAIT_SECONDS
             ) from None
         try:
-            child = await self._take()
+            child = await self._take(new=new)
             self._busy.add(child)
             try:
                 yield child
@@ -90,39 +97,39 @@ class Children:
         finally:
             self._places.release()
 
-    async def _take(self) -> Child:
-        while self._idle:
+    async def _take(self, *, new: bool) -> Child:
+        while self._idle and not new:
             child = self._idle.pop()
             if child.alive:
                 return child
             child.close()
-        if self._closed:
-            raise BridgeError("shutting_down")
         try:
-            async with self._starting:
-                if self._closed:
-                    raise BridgeError("shutting_down")
-                if self._zygote is None or not self._zygote.alive:
-                    if self._zygote is not None:
-                        log.warning("the process that decodes files is gone; starting another")
-                        zygote, self._zygote = self._zygote, None
-                        await zygote.stop(kill=True)
-                    self._zygote = await _Zygote.start()
-                zygote = self._zygote
-            return await zygote.fork()
+            return await (await self._running()).fork()
         except OSError as exc:
             log.warning("no process to decode a file in: %s", exc)
             raise BridgeError("at_capacity", "the server cannot decode files now", retry_after=5) from exc
 
     def _give(self, child: Child) -> None:
-        if self._closed or not child.fresh or child.files >= FILES_PER_CHILD or len(self._idle) >= IDLE_CHILDREN:
+        if self._closed or not child.idle or child.files >= FILES_PER_CHILD or len(self._idle) >= IDLE_CHILDREN:
             child.close()
         else:
             self._idle.append(child)
 
+    async def _running(self) -> _Zygote:
+        async with self._starting:
+            if self._closed:
+                raise BridgeError("shutting_down")
+            if self._zygote is not None and not self._zygote.alive:
+                log.warning("the process that decodes files is gone; starting another")
+                zygote, self._zygote = self._zygote, None
+                await zygote.stop(kill=True)
+            if self._zygote is None:
+                self._zygote = await _Zygote.start()
+            return self._zygote
+
 
 class Child:
-    """One decoding process. Its methods raise `BridgeError`, and end it where they do so."""
+    """One decoding process."""
 
     def __init__(
         self,
@@ -135,80 +142,97 @@ class Child:
         self._reader = reader
         self._writer = writer
         self._kill = kill
-        self._ended = False
+        self._closed = False
         self._greeted = False
         self.files = 0
         """It was given so far."""
-        self.fresh = True
+        self.idle = True
         """Whether it has answered what it was given to the end."""
 
     @property
     def alive(self) -> bool:
-        """Whether it can take a file."""
-        return not (self._ended or self._reader.at_eof() or self._writer.is_closing())
+        """Whether it can take a file, as far as is known."""
+        return not (self._closed or self._reader.at_eof() or self._writer.is_closing())
 
-    def begin(self, order: dict[str, Any], fd: int, name: str) -> None:
-        """Give it a file. It has its own descriptor of it; `name` is for sentences."""
-        self.files += 1
-        self.fresh = False
-        self._name = name
-        try:
-            # It waits for nothing else, so a message this small never waits.
-            socket.send_fds(self._sock, [worker.encode_json(0, order)], [fd])
-        except OSError as exc:
-            self.close()
-            raise BridgeError("at_capacity", "the process that decodes files is gone", retry_after=1) from exc
-
-    async def next(self) -> tuple[int, bytes]:
-        """What it says next: INFO, PCM or DONE.
+    async def begin(self, job: wire.Job, fd: int) -> wire.Info:
+        """Give it a file; it gets its own descriptor of it. What it found it to be.
 
         Raises:
-            BridgeError: what it said of the file; `undecodable_audio` if it died over it or hangs.
+            BridgeError, ChildError: as `next`.
         """
+        self.files += 1
+        self.idle = False
+        try:
+            # It waits for nothing else, so a message this small never waits.
+            socket.send_fds(self._sock, [wire.encode_frame(0, job)], [fd])
+        except OSError as exc:
+            raise ChildError("it is gone") from exc
+        kind, body = await self._next()
+        if kind != wire.INFO:
+            raise self._misbehaved()
+        return self._decoded(body, wire.Info)
+
+    async def next(self) -> bytes | None:
+        """The next piece of PCM16; None at the end.
+
+        Raises:
+            BridgeError: what it found wrong with the file; `shutting_down`, `at_capacity`.
+            ChildError: it died, or hangs and was ended.
+        """
+        kind, body = await self._next()
+        if kind == wire.DONE:
+            self.idle = True
+            return None
+        if kind != wire.PCM or len(body) % 2:
+            raise self._misbehaved()
+        return body
+
+    def close(self) -> None:
+        """End it now. Who waits for its next word hears `shutting_down`."""
+        if not self._closed:
+            self._closed = True
+            self.idle = False
+            self._kill()
+            self._writer.transport.abort()
+
+    async def _next(self) -> tuple[int, bytes]:
         try:
             async with asyncio.timeout(STALL_SECONDS):
                 kind, body = await self._frame()
-                if kind == worker.HELLO:
+                if kind == wire.HELLO and not self._greeted:
                     self._greeted = True
                     kind, body = await self._frame()
         except TimeoutError:
             self.close()
-            log.warning("a file kept its decoding process busy for %g s without a sound", STALL_SECONDS)
-            raise self._bad("decoding it takes too long") from None
+            raise ChildError(f"it gave nothing for {STALL_SECONDS:g} s") from None
         except (asyncio.IncompleteReadError, OSError) as exc:
-            ended = self._ended
-            self.close()
-            if ended:
+            if self._closed:
                 raise BridgeError("shutting_down") from None
-            if not self._greeted:
+            self.close()
+            if not self._greeted:  # it was never forked: that is not the file's fault
                 raise BridgeError("at_capacity", "the server cannot decode files now", retry_after=5) from exc
-            log.warning("a decoding process died over a file")
-            raise self._bad("decoding it failed, or takes more than a file may") from None
-        if kind == worker.DONE:
-            self.fresh = True
-        if kind == worker.ERROR:
-            self.fresh = True
-            error = json.loads(body)
-            raise BridgeError(error["code"], error["message"])
+            raise ChildError("it died") from exc
+        if kind == wire.REFUSAL:
+            refusal = self._decoded(body, wire.Refusal)
+            self.idle = True
+            raise BridgeError(refusal.code, refusal.message)
         return kind, body
 
-    def close(self) -> None:
-        """End it now."""
-        if not self._ended:
-            self._ended = True
-            self.fresh = False
-            self._kill()
-            self._writer.transport.abort()
-
     async def _frame(self) -> tuple[int, bytes]:
-        kind, size = worker.HEADER.unpack(await self._reader.readexactly(worker.HEADER.size))
-        if size > (_MAX_PCM if kind == worker.PCM else _MAX_JSON):
-            self.close()
-            raise self._bad("its decoder misbehaved")
+        kind, size = wire.HEADER.unpack(await self._reader.readexactly(wire.HEADER.size))
+        if size > (wire.MAX_PCM if kind == wire.PCM else wire.MAX_BODY):
+            raise self._misbehaved()
         return kind, await self._reader.readexactly(size) if size else b""
 
-    def _bad(self, why: str) -> BridgeError:
-        return BridgeError("undecodable_audio", f"{self._name}: {why}")
+    def _decoded(self, body: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.MsgspecError as exc:
+            raise self._misbehaved() from exc
+
+    def _misbehaved(self) -> ChildError:
+        self.close()
+        return ChildError("it said what no decoder says")
 
 
 class _Zygote:
@@ -230,19 +254,20 @@ class _Zygote:
         control, theirs = socket.socketpair()
         control.setblocking(False)
         paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environ = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)}
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-P",  # the working directory may hold a folder `bridge` of someone else's
                     "-m",
-                    worker.__name__,
+                    _WORKER,
                     str(theirs.fileno()),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     # A thread of numpy's would be one more thing to fork.
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"},
+                    env=environ | {"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"},
                 )
         except BaseException:
             control.close()
@@ -250,7 +275,7 @@ class _Zygote:
         zygote = cls(process, control)
         try:
             async with asyncio.timeout(START_SECONDS):
-                if not await asyncio.get_running_loop().sock_recv(control, worker.HEADER.size):
+                if not await asyncio.get_running_loop().sock_recv(control, wire.HEADER.size):
                     raise OSError(f"it ended with status {await process.wait()}")
         except BaseException:
             await zygote.stop(kill=True)
@@ -273,7 +298,7 @@ class _Zygote:
         with theirs:
             try:
                 ours.setblocking(False)
-                self._tell(worker.SPAWN, number, theirs)
+                self._tell(wire.SPAWN, number, theirs)
                 # `open_unix_connection` takes any connected stream socket, on asyncio's loop and on uvloop's.
                 reader, writer = await asyncio.open_unix_connection(sock=ours)
             except BaseException:
@@ -298,11 +323,11 @@ class _Zygote:
     def _tell(self, kind: int, number: int, sock: socket.socket | None = None) -> None:
         """Send a command; it is a few bytes and the zygote does nothing but read them, so it never waits."""
         try:
-            socket.send_fds(self._control, [worker.CONTROL.pack(kind, number)], [sock.fileno()] if sock else [])
+            socket.send_fds(self._control, [wire.CONTROL.pack(kind, number)], [sock.fileno()] if sock else [])
         except OSError:
             self._broken = True
             raise
 
     def _kill(self, number: int) -> None:
         with contextlib.suppress(OSError):  # without a zygote its children end, too
-            self._tell(worker.KILL, number)
+            self._tell(wire.KILL, number)

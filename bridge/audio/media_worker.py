@@ -4,10 +4,6 @@ A file may be made to hang, crash or fill whatever reads it. Here that is a proc
 file, no socket and no process, it is given one open file at a time, and what memory and processor time it may take is
 bounded by the kernel. A child that came to a file's end takes the next one; forking one costs two milliseconds.
 
-    server ──control socket──► zygote          SPAWN id (with the child's socket), KILL id; READY back
-    server ──child's socket──► child           a job with the file's descriptor, after the one before was answered
-    server ◄──child's socket── child           HELLO once, then for each job: INFO PCM* DONE, or ERROR on the way
-
 A process ends when its socket does, so none outlives the server, however that died.
 """
 
@@ -17,7 +13,6 @@ import contextlib
 import ctypes
 import gc
 import io
-import json
 import os
 import resource
 import selectors
@@ -25,27 +20,17 @@ import signal
 import socket
 import struct
 import sys
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import av
 import av.logging
+import msgspec
 
+from bridge.audio import media_wire as wire
 from bridge.audio.files import AudioFileError, DecodedSource
 
-# --- The wire. Both ends are this package, forked from one build: no versions, no compatibility. The server believes
-# a child no further than it must: sizes are checked there. ---
-
-HEADER: Final = struct.Struct("!BI")  # kind of frame, bytes in its body
-CONTROL: Final = struct.Struct("!BQ")  # SPAWN or KILL, id of the child
-SPAWN, KILL = 1, 2
-READY, HELLO, INFO, PCM, DONE, ERROR = 1, 2, 3, 4, 5, 6
-JOB_BYTES: Final = 8_192
-"""Longest job: a name and a few numbers."""
-CHUNK_MS: Final = 1_000
-"""Of sound in one frame."""
-
-# --- What a child may take. Measured with two hours of FLAC, MP3, Opus, AAC and film: the largest good file took 60 MB
-# of address space besides the 260 of the interpreter and FFmpeg. ---
+# What a child may take. Measured with two hours of FLAC, MP3, Opus, AAC and film: the largest good file took 60 MB
+# of address space besides the 260 of the interpreter and FFmpeg.
 
 ADDRESS_SPACE: Final = 768 * 2**20
 CPU_SECONDS: Final = 20.0
@@ -64,16 +49,6 @@ _ESTIMATED: Final = frozenset({"aac", "ac3", "amr", "eac3", "loas", "mp3", "mpeg
 _NOBODY: Final = 65_534
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
-
-
-def encode_frame(kind: int, body: bytes = b"") -> bytes:
-    """One frame of a child's socket."""
-    return HEADER.pack(kind, len(body)) + body
-
-
-def encode_json(kind: int, value: Any) -> bytes:
-    """A frame whose body is JSON."""
-    return encode_frame(kind, json.dumps(value, separators=(",", ":")).encode())
 
 
 class _File:
@@ -103,86 +78,80 @@ class _File:
 
 def serve(sock: socket.socket) -> None:
     """Decode one file after another, until the server is gone or one of them went wrong."""
-    sock.sendall(encode_frame(HELLO))
-    while (job := _receive(sock)) is not None:
-        order, fd = job
+    sock.sendall(wire.encode_frame(wire.HELLO))
+    while (given := _receive(sock)) is not None:
+        job, fd = given
         try:
-            well = _decode(sock, order, fd)
+            well = _decode(sock, job, fd)
         finally:
             os.close(fd)
         if not well:
             return
 
 
-def _receive(sock: socket.socket) -> tuple[dict[str, Any], int] | None:
+def _receive(sock: socket.socket) -> tuple[wire.Job, int] | None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    data, fds, _, _ = socket.recv_fds(sock, JOB_BYTES, 1)
+    data, fds, _, _ = socket.recv_fds(sock, wire.MAX_BODY, 1)
     if not data or not fds:
         return None
-    while len(data) < HEADER.size or len(data) < HEADER.size + HEADER.unpack_from(data)[1]:
-        more = sock.recv(JOB_BYTES)
+    while len(data) < wire.HEADER.size or len(data) < wire.HEADER.size + wire.HEADER.unpack_from(data)[1]:
+        more = sock.recv(wire.MAX_BODY)
         if not more:
             return None
         data += more
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, most))  # from here on nothing can be opened
-    return json.loads(data[HEADER.size :]), fds[0]
+    return msgspec.json.decode(data[wire.HEADER.size :], type=wire.Job), fds[0]
 
 
-def _decode(sock: socket.socket, order: dict[str, Any], fd: int) -> bool:
+def _decode(sock: socket.socket, job: wire.Job, fd: int) -> bool:
     """One job. Returns whether the process is as good as before."""
-    name, well = order["name"], True
+    well = True
     try:
-        _transmit(sock, order, _File(fd))
-        answer = encode_frame(DONE)
+        _transmit(sock, job, _File(fd))
+        answer = wire.encode_frame(wire.DONE)
     except AudioFileError as exc:
-        answer = encode_json(ERROR, {"code": exc.code, "message": str(exc)})
+        answer = wire.encode_frame(wire.REFUSAL, {"code": exc.code, "message": str(exc)})
     except OSError:
         raise  # the server is gone
     except Exception as exc:  # noqa: BLE001 - becomes the file's error; there is no one else to see it
         well = False
         why = "it takes more memory than a file may" if isinstance(exc, MemoryError) else type(exc).__name__
-        sentence = f"{name}: the audio cannot be decoded ({why})"
-        answer = encode_json(ERROR, {"code": "undecodable_audio", "message": sentence})
+        sentence = f"{job.name}: the audio cannot be decoded ({why})"
+        answer = wire.encode_frame(wire.REFUSAL, {"code": "undecodable_audio", "message": sentence})
     sock.sendall(answer)
     return well
 
 
-def _transmit(sock: socket.socket, order: dict[str, Any], file: _File) -> None:
+def _transmit(sock: socket.socket, job: wire.Job, file: _File) -> None:
     """INFO and the sound; of a file that is only looked at, INFO once there was sound."""
     budget = _Budget(file.size)
-    name, longest = order["name"], order["longest"]
-    with DecodedSource(file, name, order["demuxer"]) as source:
+    with DecodedSource(file, job.name, job.demuxer) as source:
         rate, duration = source.format.sample_rate, source.duration
-        if duration is not None and duration > longest:
+        if duration is not None and duration > job.longest:
             if source.container_name not in _ESTIMATED:
-                raise too_long(name, longest)
+                raise AudioFileError(wire.too_long(job.name, job.longest), "audio_too_long")
             duration = None
-        info = {
-            "rate": rate,
-            "duration": duration,
-            "container": source.container_name,
-            "codec": source.codec_name,
-            "sample_rate": source.sample_rate,
-            "channels": source.channels,
-        }
-        if order["probe"]:
+        info = wire.Info(
+            rate=rate,
+            duration=duration,
+            container=source.container_name,
+            codec=source.codec_name,
+            sample_rate=source.sample_rate,
+            channels=source.channels,
+        )
+        if job.probe:
             next(source.chunks(1))
-            sock.sendall(encode_json(INFO, info))
+            sock.sendall(wire.encode_frame(wire.INFO, info))
             return
-        sock.sendall(encode_json(INFO, info))
+        sock.sendall(wire.encode_frame(wire.INFO, info))
         given = 0
-        for chunk in source.chunks(CHUNK_MS):
+        for chunk in source.chunks(wire.CHUNK_MS):
             given += len(chunk) // 2
-            if given > longest * rate:
-                raise too_long(name, longest)
-            sock.sendall(HEADER.pack(PCM, len(chunk)) + chunk)
+            if given > job.longest * rate:
+                raise AudioFileError(wire.too_long(job.name, job.longest), "audio_too_long")
+            sock.sendall(wire.encode_frame(wire.PCM, chunk))
             budget.extend(given / rate)
-
-
-def too_long(name: str, longest: float) -> AudioFileError:
-    """The refusal of audio that lasts longer than it may."""
-    return AudioFileError(f"{name}: longer than the {longest:g} s of audio that a file may hold", "audio_too_long")
 
 
 class _Budget:
@@ -261,14 +230,14 @@ class Zygote:
                         return
 
     def _obey(self, selector: selectors.BaseSelector) -> bool:
-        message, fds, _, _ = socket.recv_fds(self._control, CONTROL.size, 1)
-        if len(message) < CONTROL.size:
+        message, fds, _, _ = socket.recv_fds(self._control, wire.CONTROL.size, 1)
+        if len(message) < wire.CONTROL.size:
             return False
-        kind, child = CONTROL.unpack(message)
-        if kind == KILL and child in self._children:
+        kind, child = wire.CONTROL.unpack(message)
+        if kind == wire.KILL and child in self._children:
             # Not reaped yet, so the number is still the child's: only this process reaps.
             os.kill(self._children[child], signal.SIGKILL)
-        elif kind == SPAWN and fds:
+        elif kind == wire.SPAWN and fds:
             with socket.socket(fileno=fds[0]) as sock, contextlib.suppress(BlockingIOError):
                 pid = os.fork()  # a machine out of processes: the child's socket closes, which tells the server
                 if pid == 0:
@@ -293,7 +262,7 @@ def _rehearse() -> None:
         "<4sI4s4sIHHIIHH4sI", b"RIFF", 356, b"WAVE", b"fmt ", 16, 1, 1, 8000, 16000, 2, 16, b"data", 320
     )
     with DecodedSource(io.BytesIO(sound + bytes(320)), "a rehearsal") as source:
-        for _ in source.chunks(CHUNK_MS):
+        for _ in source.chunks(wire.CHUNK_MS):
             pass
     with contextlib.suppress(AudioFileError):
         DecodedSource(io.BytesIO(b"no audio"), "a rehearsal")
@@ -310,7 +279,7 @@ def main(fd: int) -> None:
         _rehearse()
         gc.collect()
         gc.freeze()  # a collection in a child would touch, and so copy, every page of Python objects
-        control.sendall(encode_frame(READY))
+        control.sendall(wire.encode_frame(wire.READY))
         Zygote(control).run()
 
 
