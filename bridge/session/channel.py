@@ -17,6 +17,7 @@ from typing import Final
 
 from backends.base import BackendError, Fault, RecognitionConfig
 from bridge.errors import BridgeError
+from bridge.observe import trace
 from bridge.protocols.events import Final as FinalEvent
 from bridge.protocols.events import Partial, SpeechEnded, SpeechStarted, Start
 from bridge.session.account import NOBODY, Account
@@ -219,7 +220,9 @@ class Channel:
         while not (self._buffer.closed and self._buffer.start >= self._buffer.end):
             before = self._buffer.start
             try:
-                await self._recognize()
+                about: trace.Attributes = {"stt.backend": self._seat.engine.name, "stt.attempt": self._attempts}
+                with trace.span("backend stream", about):
+                    await self._recognize()
                 failures, failing_since = 0, None
                 continue
             except BackendError as exc:
@@ -284,6 +287,7 @@ class Channel:
             silence_seconds=self._silence_seconds,
             store=self._start.store,
             credential=self._account().credential,
+            traceparent=trace.traceparent(),
         )
         self._attempts += 1
         self._partials = 0
