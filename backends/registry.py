@@ -33,6 +33,7 @@ _BUILT_IN: Final = {
     ),
     "pocketsphinx": _Entry("backends.pocketsphinx_backend:PocketSphinxBackend", needs="pocketsphinx"),
     "whisper": _Entry("backends.whisper.backend:WhisperBackend", needs="faster_whisper", extra="whisper"),
+    "relay": _Entry("backends.relay.backend:RelayBackend"),
     "scripted": _Entry("backends.scripted:ScriptedBackend"),
     "scripted-threads": _Entry("backends.scripted:ScriptedThreadsBackend"),
 }

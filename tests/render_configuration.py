@@ -74,7 +74,7 @@ ENV_HEAD: Final = """\
 # docs/configuration.md says more. Rendered by `python -m tests.render_configuration`.
 """
 
-CLASSES: Final = ("google", "google-threads", "pocketsphinx", "whisper", "scripted", "scripted-threads")
+CLASSES: Final = ("google", "google-threads", "pocketsphinx", "whisper", "relay", "scripted", "scripted-threads")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

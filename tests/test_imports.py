@@ -46,6 +46,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.api",
         "bridge.audio",
         "bridge.errors",
+        "bridge.guarding",
         "bridge.observe",
         "bridge.protocols",
         "bridge.routes",
@@ -54,14 +55,14 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.settings",
         "bridge.transports",
     },
-    # Its other half: the HTTP routes.
+    # Its other parts: who may connect, and the HTTP routes.
+    "bridge.guarding": {"bridge.observe", "bridge.security", "bridge.settings"},
     "bridge.routes": {
         "bridge",
         "bridge.api",
         "bridge.audio",
         "bridge.errors",
         "bridge.observe",
-        "bridge.security",
         "bridge.session",
     },
     # A stand-in for somebody else's service, with the bridge's own engines inside.
@@ -88,6 +89,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
     },
     "bridge.jobs": {
         "bridge.audio",
+        "bridge.cluster",
         "bridge.errors",
         "bridge.observe",
         "bridge.sqlite",
@@ -108,6 +110,8 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
     "bridge.settings": {"bridge.security"},
     "bridge.errors": set(),
     "backends": set(),
+    # An engine that is another server of this kind: it speaks to it as any program does, by the client library.
+    "backends.relay": {"backends.base", "bridge.client", "bridge.protocols.native"},
 }
 
 # Narrower than the room: these modules alone.
@@ -136,10 +140,12 @@ KEPT_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "uvicorn": ("bridge.transports",),
     "websockets": ("bridge.transports", "bridge.client"),
     "opentelemetry": ("bridge.observe.otel",),
-    "prometheus_client": ("bridge.observe", "bridge.api", "backends.whisper"),
+    "prometheus_client": ("bridge.observe", "bridge.api", "backends.relay", "backends.whisper"),
     "pydantic": ("bridge.settings", "bridge.api"),
     "dotenv": ("bridge.settings",),
     "jwt": ("bridge.security",),
+    "httpx": ("bridge.jobs", "bridge.security.jwks"),
+    "limits": ("bridge.security.rates",),
     "cryptography": ("bridge.security",),
     "av": ("bridge.audio",),
     "greenlet": ("bridge.audio.containers",),
@@ -155,7 +161,7 @@ KEPT_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "soxr": ("bridge.audio",),
     "rich": ("bridge.commands",),
     "fsspec": ("bridge.uploads.remote",),
-    "redis": ("bridge.cluster", "bridge.session.eventlog", "bridge.jobs"),
+    "redis": ("bridge.cluster", "bridge.session.eventlog", "bridge.jobs", "bridge.security.rates"),
     "sqlite3": ("bridge.sqlite", "bridge.session.eventlog", "bridge.jobs"),
     "pocketsphinx": (
         "backends.pocketsphinx_backend",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -369,7 +369,7 @@ class Lifeline(ABC):
         if self._on_reconnect is not None:
             self._on_reconnect(event)
 
-    async def __aiter__(self) -> AsyncIterator[ServerMessage]:
+    async def __aiter__(self) -> AsyncGenerator[ServerMessage]:
         """Every message after the first, `closed` included, whatever connections they came over.
 
         No lasting message comes twice or is left out. Cancelling loses none.

@@ -14,6 +14,7 @@ from backends import registry
 from backends.base import FLUSH, AsyncBackend, BlockingBackend, RecognitionConfig, Result
 from backends.scripted import ScriptedBackend, ScriptedOptions, ScriptedThreadsBackend, marker_audio
 from bridge.session.engine import Engine
+from tests import wire
 from tests.models import fixture
 from tests.speech import SAMPLES, manifest, pcm, word_error_rate
 
@@ -27,8 +28,8 @@ Backend = AsyncBackend | BlockingBackend
 class Case:
     """An engine by its name, speech that it knows, and what was said.
 
-    `make` is given the address of Google's emulator, which runs for the cases that want it (`emulated`). Fed faster
-    than `speed` times life, an engine that has the whole utterance at once may leave out its partials.
+    `make` is given the address of Google's emulator, which runs for the cases that want it (`emulated`), or of another
+    server of the project's own in marker mode (`behind`). Fed faster than `speed` times life, an engine that has the whole utterance at once may leave out its partials.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Case:
     speech: Callable[[], bytes]
     text: Callable[[], str]
     emulated: bool = False
+    behind: bool = False
     speed: float | None = None
 
 
@@ -70,12 +72,20 @@ def google(name: str, api: str) -> Case:
     return Case(name, make, markers, marker_text, emulated=True)
 
 
+def relay(address: str) -> Backend:
+    """Another server's sessions."""
+    engine = registry.load_class("relay")
+    assert engine.Options is not None
+    return engine(engine.Options(url=address))
+
+
 _OPTIONS = ScriptedOptions(mode="markers")
 CASES = {
     "google, v1": google("google", "v1"),
     "google, v2": google("google", "v2"),
     "google-threads, v1": google("google-threads", "v1"),
     "google-threads, v2": google("google-threads", "v2"),
+    "relay": Case("relay", relay, markers, marker_text, behind=True, speed=4),
     "scripted": Case("scripted", lambda _: ScriptedBackend(_OPTIONS), markers, marker_text),
     "scripted-threads": Case("scripted-threads", lambda _: ScriptedThreadsBackend(_OPTIONS), markers, marker_text),
     "pocketsphinx": Case(
@@ -111,6 +121,8 @@ async def engine(case: Case) -> AsyncIterator[Engine]:
             from bridge.emulator.server import emulating
 
             address = (await stack.enter_async_context(emulating())).address
+        if case.behind:
+            address = await stack.enter_async_context(wire.serve())
         engine = Engine(case.make(address), threads=4)
         await engine.load()
         yield engine
