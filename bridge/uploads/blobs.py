@@ -12,7 +12,7 @@ import hashlib
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -180,6 +180,10 @@ class BlobStore(ABC):
         """Delete what broken-off writes have left for longer than `age` seconds; how many there were."""
         return await self._run(lambda _: self._sweep(age))
 
+    def joined(self, names: Iterable[str]) -> Joined:
+        """These blobs one after another, for `put`."""
+        return Joined(self._read, names)
+
     def _blocks(self, name: str, stop: threading.Event) -> Iterator[bytes]:
         at = 0
         while block := self._read(name, at, BLOCK_BYTES):
@@ -261,6 +265,32 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name) or ".." in name:
         raise ValueError(f"{name[:80]!r} is no blob's name")
     return name
+
+
+class Joined:
+    """A file of several blobs, read block by block (blocking). `digests` are their SHA-256, as they have been read.
+
+    It raises `NoBlobError` where one of them is not there.
+    """
+
+    def __init__(self, read: Callable[[str, int, int], bytes], names: Iterable[str]) -> None:
+        self._read = read
+        self._names = iter(names)
+        self._name = next(self._names, None)
+        self._at = 0
+        self._sha256 = hashlib.sha256()
+        self.digests: list[str] = []
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes; none at the end of the last blob."""
+        while self._name is not None:
+            if block := self._read(self._name, self._at, size):
+                self._at += len(block)
+                self._sha256.update(block)
+                return block
+            self.digests.append(self._sha256.hexdigest())
+            self._name, self._at, self._sha256 = next(self._names, None), 0, hashlib.sha256()
+        return b""
 
 
 class _Stoppable:
