@@ -144,7 +144,7 @@ KEPT_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "pydantic": ("bridge.settings", "bridge.api"),
     "dotenv": ("bridge.settings",),
     "jwt": ("bridge.security",),
-    "httpx": ("bridge.jobs", "bridge.security.jwks"),
+    "httpx": ("backends.relay", "bridge.jobs", "bridge.security.jwks"),
     "limits": ("bridge.security.rates",),
     "cryptography": ("bridge.security",),
     "av": ("bridge.audio",),

@@ -6,6 +6,11 @@ import asyncio
 from typing import Self
 
 
+def stop_of(job_id: str) -> str:
+    """The name of the bell that rings when a job is called off: for who works on it."""
+    return f"stop:{job_id}"
+
+
 class Changes:
     """A bell for each job somebody watches, and one for work. All within one event loop."""
 

@@ -1,8 +1,8 @@
 """What a job is: what was asked for, how it stands, what came of it. Times are seconds since 1970.
 
-    queued -> running -> succeeded | failed
-       ^---------'                              the worker stops, dies, or its engine fails: another attempt
-    queued | running -> cancelled
+queued -> running -> succeeded | failed
+   ^---------'                              the worker stops, dies, or its engine fails: another attempt
+queued | running -> cancelled
 """
 
 from __future__ import annotations
@@ -53,6 +53,13 @@ class Notice(enum.StrEnum):
     PENDING = "pending"
     DELIVERED = "delivered"
     GIVEN_UP = "given_up"
+
+    @classmethod
+    def settled(cls, *, delivered: bool, retry: float | None) -> Notice:
+        """After one try: it was delivered, is tried again after so long, or never (None)."""
+        if delivered:
+            return cls.DELIVERED
+        return cls.GIVEN_UP if retry is None else cls.PENDING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,9 +244,7 @@ def _flag(fields: Mapping[str, str], name: str) -> bool:
 def _audio(fields: Mapping[str, str]) -> AudioFormat | None:
     if not fields.get("encoding"):
         return None
-    return AudioFormat.parse(
-        fields["encoding"], _number(fields, "sample_rate", 16_000), _number(fields, "channels", 1)
-    )
+    return AudioFormat.parse(fields["encoding"], _number(fields, "sample_rate", 16_000), _number(fields, "channels", 1))
 
 
 def _number(fields: Mapping[str, str], name: str, default: int) -> int:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from bridge.jobs.changes import Changes
-from bridge.jobs.models import Job, Outcome, Progress, State, Terms
+from bridge.jobs.models import Job, Notice, Outcome, Progress, State, Terms, decode_terms
 
 LOST: Final = "worker_lost"
 """The code of a job whose workers died once too often."""
@@ -151,3 +153,16 @@ class JobStore(ABC):
     @abstractmethod
     async def counts(self) -> Mapping[State, int]:
         """Jobs in each state."""
+
+
+def job_of(row: Mapping[str, Any]) -> Job:
+    """The job of a store's row: a value for each field, the terms encoded.
+
+    Raises:
+        StoreUnavailableError: the store holds something else.
+    """
+    try:
+        terms, state, notice = decode_terms(row["terms"]), State(row["state"]), Notice(row.get("notice", "none"))
+        return Job(**{**row, "terms": terms, "state": state, "notice": notice})
+    except (msgspec.MsgspecError, ValueError, TypeError) as exc:
+        raise StoreUnavailableError(f"a job of the store cannot be understood: {exc}") from exc
