@@ -10,17 +10,18 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import bridge
 from backends import registry
 from backends.base import BackendError
+from bridge.api.bodies import Bodies
 from bridge.api.door import Door
 from bridge.audio.denoise import DenoiseError, make_denoiser
 from bridge.audio.media import MediaDecoder
 from bridge.audio.vad.detector import VoiceDetectionError, make_voice_detection
 from bridge.audio.vad.segmenter import Endpointing
 from bridge.errors import BridgeError
+from bridge.guarding import Protection, make_protection
 from bridge.observe.http import App, HttpObserver
 from bridge.observe.metrics import Metrics
 from bridge.observe.recording import MissingPackageError as NoRecorderError
@@ -29,10 +30,12 @@ from bridge.observe.trace import Tracing
 from bridge.protocols.asr_room import AsrRoomCodec
 from bridge.protocols.native import NativeCodec
 from bridge.routes import Parts, make_http
-from bridge.security.auth import Gatekeeper, is_loopback
+from bridge.security.auth import is_loopback
 from bridge.security.certificates import unusable
-from bridge.security.guards import Guards
+from bridge.security.headers import WebHeaders
+from bridge.security.quotas import Quotas
 from bridge.session.archive import Archive
+from bridge.session.batch import Batch
 from bridge.session.breaker import BreakerRules
 from bridge.session.engine import Engine
 from bridge.session.eventlog.urls import MissingPackageError, open_log
@@ -53,9 +56,6 @@ from bridge.settings import (
 )
 from bridge.transports.server import Server, listen, make_server
 from bridge.transports.websocket import Codec, ConnectionLimits, Message, Receive, Send, StreamEndpoint, refuse
-
-if TYPE_CHECKING:
-    from bridge.security.tokens import TokenVerifier
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,11 @@ def voice_policy(settings: Settings, engines: EnginePool) -> VoicePolicy:
 
 
 def make_manager(
-    settings: Settings, env: dict[str, str] | None, metrics: Metrics, limits: SessionLimits | None = None
+    settings: Settings,
+    env: dict[str, str] | None,
+    metrics: Metrics,
+    limits: SessionLimits | None = None,
+    quotas: Quotas | None = None,
 ) -> SessionManager:
     """The sessions on the engines that the settings name; not loaded yet.
 
@@ -159,6 +163,7 @@ def make_manager(
         language=settings.language,
         voice=voice_policy(settings, engines),
         denoise=settings.denoise,
+        quotas=quotas,
     )
 
 
@@ -183,8 +188,10 @@ class Bridge:
     manager: SessionManager
     keeper: Keeper
     media: MediaDecoder
+    bodies: Bodies
     metrics: Metrics
     tracing: Tracing
+    protection: Protection
     server: Server
 
     async def serve(self, listener: socket.socket, loaded: asyncio.Event | None = None) -> None:
@@ -196,6 +203,7 @@ class Bridge:
             BackendError: the backend or the voice detector cannot be loaded.
             LogUnavailableError: the event log cannot be opened.
         """
+        self.protection.open()
         await self.keeper.open()
         await self.media.open()
         serving = asyncio.create_task(self.server.serve([listener]), name="server")
@@ -211,9 +219,11 @@ class Bridge:
             loading.cancel()
             self.server.should_exit = True
             await asyncio.gather(serving, loading, return_exceptions=True)
+            await self.bodies.close()
             await self.media.close()
             await self.keeper.close()
             await self.manager.close()
+            await self.protection.close()
             await self.tracing.close()
 
 
@@ -254,36 +264,6 @@ def make_media(settings: Settings) -> MediaDecoder:
     return MediaDecoder(max_bytes=settings.max_file_bytes, max_seconds=settings.max_file_seconds)
 
 
-def make_gatekeeper(settings: Settings) -> Gatekeeper:
-    """Who may connect, as the settings say.
-
-    Raises:
-        SettingsError: a key for tokens that cannot be used.
-    """
-    tokens = None if settings.jwt_secret is None and settings.jwt_key_file is None else _make_verifier(settings)
-    return Gatekeeper(
-        settings.api_keys,
-        settings.allowed_origins,
-        settings.admin_keys,
-        scoped_keys=settings.scoped_keys,
-        tokens=tokens,
-    )
-
-
-def _make_verifier(settings: Settings) -> TokenVerifier:
-    # Imported only where tokens are used: PyJWT takes 20 MB of cryptography with it, where that is installed.
-    from bridge.security.tokens import KeyFileError, TokenVerifier  # noqa: PLC0415
-
-    try:
-        if settings.jwt_key_file is not None:
-            return TokenVerifier.from_pem(settings.jwt_key_file.read_bytes(), settings.jwt_audience)
-        return TokenVerifier.from_secret(settings.jwt_secret or "", settings.jwt_audience)
-    except OSError as exc:
-        raise SettingsError(f"STT_JWT_KEY_FILE: {exc}") from None
-    except KeyFileError as exc:
-        raise SettingsError(f"STT_JWT_KEY_FILE: '{settings.jwt_key_file}' {exc}") from None
-
-
 def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge:
     """Wire everything that the settings ask for.
 
@@ -298,11 +278,13 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         log.warning(sentence)
     metrics = Metrics()
     tracing = make_tracing(settings, environ)
-    manager = make_manager(settings, environ, metrics)
+    protection = make_protection(settings, metrics)
+    manager = make_manager(settings, environ, metrics, quotas=protection.quotas)
     metrics.show(manager.engines.collectors)
-    gatekeeper = make_gatekeeper(settings)
     keeper = make_keeper(settings, manager)
     media = make_media(settings)
+    bodies = Bodies(max_bytes=settings.max_file_bytes, max_bodies=settings.max_files)
+    batch = Batch(manager, media)
     reception = Reception(keeper)
     journal = keeper.journal
     metrics.follow_sessions(
@@ -322,7 +304,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         return AsrRoomCodec(path.rpartition("/")[2], query, settings.asr_room_encoding)
 
     sockets = {
-        path: StreamEndpoint(make_codec, reception, gatekeeper, metrics, limits, tracing, route)
+        path: StreamEndpoint(make_codec, reception, protection.entrance, metrics, limits, tracing, route)
         for path, route, make_codec in (
             ("/v1/stream", "/v1/stream", native),
             ("/ws/asr/", "/ws/asr/{session_id}", asr_room),
@@ -332,14 +314,15 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         Parts(
             keeper=keeper,
             metrics=metrics,
-            gatekeeper=gatekeeper,
-            door=Door(gatekeeper, Guards()),
+            door=Door(protection.entrance, protection.quotas),
             archive=Archive(keeper),
             media=media,
+            bodies=bodies,
+            batch=batch,
         )
     )
     server = make_server(
-        Gateway(HttpObserver(app, metrics.http, tracing), sockets),
+        Gateway(HttpObserver(WebHeaders(app, settings.allowed_origins), metrics.http, tracing), sockets),
         drain=lambda: keeper.drain(settings.shutdown_seconds),
         max_connections=settings.max_connections,
         max_message_bytes=settings.max_message_bytes,
@@ -349,7 +332,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
     )
-    return Bridge(settings, manager, keeper, media, metrics, tracing, server)
+    return Bridge(settings, manager, keeper, media, bodies, metrics, tracing, protection, server)
 
 
 def misspellings(settings: Settings, env: Mapping[str, str]) -> list[str]:

@@ -69,14 +69,18 @@ def to_text(segments: Iterable[Segment]) -> str:
     return "".join(f"{text}\n" for segment in segments if (text := " ".join(segment.text.split())))
 
 
-def to_json(segments: Iterable[Segment]) -> str:
-    """An object with the whole `text` and its `segments`, each with its words; times in seconds."""
+def to_object(segments: Iterable[Segment]) -> dict[str, Any]:
+    """The whole `text` and its `segments`, each with its words; times in seconds."""
     spoken = [segment for segment in segments if segment.text.strip()]
-    document = {
+    return {
         "text": " ".join(" ".join(segment.text.split()) for segment in spoken),
-        "segments": [_segment_object(segment) for segment in spoken],
+        "segments": [segment_object(segment) for segment in spoken],
     }
-    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+
+
+def to_json(segments: Iterable[Segment]) -> str:
+    """The same as a document."""
+    return json.dumps(to_object(segments), ensure_ascii=False, indent=2) + "\n"
 
 
 def to_srt(segments: Iterable[Segment]) -> str:
@@ -220,7 +224,8 @@ def _clock(milliseconds: int, mark: str) -> str:
     return f"{hours:02}:{m:02}:{s:02}{mark}{ms:03}"
 
 
-def _segment_object(segment: Segment) -> dict[str, Any]:
+def segment_object(segment: Segment) -> dict[str, Any]:
+    """One segment as JSON holds it."""
     item: dict[str, Any] = {"text": segment.text, "start": segment.start, "end": segment.end}
     if segment.confidence is not None:
         item["confidence"] = segment.confidence

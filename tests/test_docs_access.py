@@ -16,9 +16,10 @@ import pytest
 from websockets.asyncio.client import connect
 
 from backends.scripted import marker_audio
-from bridge.api.sessions import _NAMES, _TYPES, SessionDescription
-from bridge.app import make_gatekeeper
+from bridge.api.formats import NAMES, TYPES
+from bridge.api.sessions import SessionDescription
 from bridge.errors import ERRORS
+from bridge.guarding import make_gatekeeper
 from bridge.protocols.asr_room import FailureMessage, Query, ResultMessage
 from bridge.security.rights import SCOPES, Grant, Rights
 from bridge.security.tokens import TokenVerifier
@@ -84,8 +85,8 @@ def test_fields_of_the_state() -> None:
     assert list(json.loads(example)) == list(SessionDescription.model_fields)
     SessionDescription.model_validate_json(example)
     shown = {code(row["`format`"]): code(row["`Accept`"]) for row in formats}
-    assert {name: _TYPES[_NAMES[name]].partition(";")[0] for name in shown} == shown
-    assert set(shown) == set(_NAMES) - {"text"}
+    assert {name: TYPES[NAMES[name]].partition(";")[0] for name in shown} == shown
+    assert set(shown) == set(NAMES) - {"text"}
     for row in errors:
         for name in row["`code`"].replace("`", "").split(", "):
             assert ERRORS[name].status == int(row["Status"])
@@ -144,7 +145,7 @@ def test_tokens_by_one_s_own_code() -> None:
     names: dict[str, Any] = {}
     exec(source, names)
     token = names["token_for_a_screen"]("s" * 32, "room-7")
-    assert TokenVerifier.from_secret("s" * 32).verify(token) == Rights((Grant.of(["receive"], ["room-7"]),))
+    assert TokenVerifier.from_secret("s" * 32).verify(token).rights == Rights((Grant.of(["receive"], ["room-7"]),))
 
 
 async def test_a_session_over_http(tmp_path: Path) -> None:

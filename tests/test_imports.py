@@ -76,7 +76,15 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.settings",
     },
     "bridge.transports": {"bridge.errors", "bridge.observe", "bridge.protocols", "bridge.security", "bridge.session"},
-    "bridge.api": {"bridge.errors", "bridge.observe", "bridge.security", "bridge.session", "bridge.transcript"},
+    "bridge.api": {
+        "bridge.audio.formats",
+        "bridge.errors",
+        "bridge.observe",
+        "bridge.protocols",
+        "bridge.security",
+        "bridge.session",
+        "bridge.transcript",
+    },
     "bridge.session": {
         "backends.base",
         "bridge.audio",
@@ -136,6 +144,7 @@ SANS_IO: Final = ("asyncio", "socket", "threading", "selectors", "ssl", "websock
 # A room's third-party packages that no other room may touch.
 KEPT_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "fastapi": ("bridge.app", "bridge.api", "bridge.routes"),
+    "python_multipart": ("bridge.api.forms",),
     "starlette": ("bridge.api", "bridge.routes"),
     "uvicorn": ("bridge.transports",),
     "websockets": ("bridge.transports", "bridge.client"),

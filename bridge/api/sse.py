@@ -44,7 +44,7 @@ OPEN: Final = Event("")
 
 
 class EventStream(Response):
-    """The events that `events` yields. The request's body must have been read.
+    """The events that `events` yields. By the first of them, the request's body must have been read.
 
     The answer begins with the first of them: an error raised before it is answered as any other. One that is raised
     later becomes the last event, which `failed` makes. The generator is closed when it has ended, when the client has
@@ -69,14 +69,14 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send them."""
         async with contextlib.aclosing(self._events):
-            gone = asyncio.create_task(_gone(receive), name="client-gone")
+            event = await anext(self._events, None)
+            gone = asyncio.create_task(_gone(receive), name="client-gone")  # only now: it may have read the body
             try:
-                await self._send(gone, send)
+                await self._send(event, gone, send)
             finally:
                 gone.cancel()
 
-    async def _send(self, gone: asyncio.Task[None], send: Send) -> None:
-        event = await self._next(gone, None)
+    async def _send(self, event: Event | None, gone: asyncio.Task[None], send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         while event is not None:
             if event is not OPEN:
@@ -88,17 +88,19 @@ class EventStream(Response):
                 break
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _next(self, gone: asyncio.Task[None], send: Send | None) -> Event | None:
-        """The next event; None: there is none, or nobody who wants it. `send`: where comments go meanwhile."""
+    async def _next(self, gone: asyncio.Task[None], send: Send) -> Event | None:
+        """The next event; None: there is none, or nobody who wants it. Comments are sent meanwhile."""
         coming = asyncio.ensure_future(anext(self._events, None))
         try:
-            while not coming.done() and not gone.done():
-                await asyncio.wait(
+            while True:
+                done, _ = await asyncio.wait(
                     {coming, gone}, timeout=self._keep_alive_seconds, return_when=asyncio.FIRST_COMPLETED
                 )
-                if not coming.done() and not gone.done() and send is not None:
-                    await _send_body(send, _KEEP_ALIVE)
-            return None if gone.done() else coming.result()
+                if coming in done:
+                    return coming.result()
+                if gone in done:
+                    return None
+                await _send_body(send, _KEEP_ALIVE)
         finally:
             if not coming.done():
                 coming.cancel()

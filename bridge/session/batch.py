@@ -161,7 +161,7 @@ class Batch:
             self._media.read(file, name, raw=raw) as media,
         ):
             start = dataclasses.replace(start, audio=media.format, partials=False, separate=False)
-            with self._manager.seated(place, start, protocol, limits=self._limits) as session:
+            with self._manager.seated(place, start, protocol, limits=self._limits, watched=False) as session:
                 run = Run(session, media.format, media.chunks(), total=media.duration, progress=progress)
                 try:
                     yield run
