@@ -41,6 +41,9 @@ class StreamDecoder:
     def __init__(self, audio: AudioFormat, target_rate: int, *, lanes: int = 1, notice: Notice = _unheard) -> None:
         self._frames = 0.0
         self._unit = audio.sample_rate
+        # What the engine wants as it stands is only cut: the bytes of a second of it; 0: it has to be made into that.
+        ready = lanes == 1 and audio == AudioFormat(Encoding.PCM_S16LE, target_rate)
+        self._ready_bytes = 2 * target_rate if ready else 0
         self._lanes = LaneWriter(target_rate, lanes)
         self.raw = audio.encoding.width is not None
         """Whether it is raw samples, as declared or as it turned out."""
@@ -80,6 +83,10 @@ class StreamDecoder:
         """
         if self._source is None:
             return None
+        if self._ready_bytes and isinstance(self._source, RawSamples):
+            pcm = self._source.read_bytes(self._ready_bytes)
+            self._frames += len(pcm) // 2
+            return (pcm,) if pcm else None
         try:
             sound = self._source.read()
             if sound is not None:

@@ -95,13 +95,16 @@ class RawSamples:
 
     def read(self) -> Sound | None:
         """The next whole frames."""
-        size = min(len(self._data) - self._at, self._piece_bytes)
+        whole = self.read_bytes(self._piece_bytes)
+        return Sound(linear(self._encoding, whole).reshape(-1, self._channels), self._rate) if whole else None
+
+    def read_bytes(self, most: int) -> bytes:
+        """The same as they came, at most so many bytes; empty: nothing more for now."""
+        at = self._at
+        size = min(len(self._data) - at, most)
         size -= size % self._frame_bytes
-        if not size:
-            return None
-        whole = self._data[self._at : self._at + size]
-        self._at += size
-        return Sound(linear(self._encoding, whole).reshape(-1, self._channels), self._rate)
+        self._at = at + size
+        return self._data[at : at + size]
 
     def close(self) -> None:
         """Forget what is held."""

@@ -202,8 +202,12 @@ class SessionManager:
         publisher: Publisher | None = None,
         origin: Origin = Origin(),
         limits: SessionLimits | None = None,
+        watched: bool = True,
     ) -> Iterator[Session]:
-        """A session at a place that was taken for it; else as `session`. `limits`: other than the server's."""
+        """A session at a place that was taken for it; else as `session`. `limits`: other than the server's.
+
+        `watched`: see `Session`.
+        """
         began = time.monotonic()
         observer = self.metrics.session(protocol, place.spend)
         session_id = session_id or new_session_id()
@@ -220,6 +224,7 @@ class SessionManager:
             publisher=publisher,
             origin=origin,
             account=place.account,
+            watched=watched,
         )
         about = {"stt.session.id": session_id, "stt.protocol": protocol, "stt.language": place.language}
         with trace.scope("session", about, session=session_id):

@@ -45,6 +45,9 @@ class Session:
 
     `run` ends after `Closed` has been published, or when it is cancelled (the client is gone): then the backend's
     streams are closed and nothing more is published.
+
+    `watched`: whether the audio is as a client made it, so that it may begin with a WAV header and its developer is
+    told what is wrong with it. What this server has decoded is neither.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Session:
         publisher: Publisher | None = None,
         origin: Origin = Origin(),
         account: Account = NOBODY,
+        watched: bool = True,
     ) -> None:
         self.id = session_id
         self.language = language
@@ -90,13 +94,13 @@ class Session:
         self._audio_closed = False
         self._warned: Counter[str] = Counter()
         # Raw samples may begin with a WAV header.
-        self._first = start.audio.encoding.width is not None and not origin.received_bytes
+        self._first = watched and start.audio.encoding.width is not None and not origin.received_bytes
         self._decoder = StreamDecoder(start.audio, self._rate, lanes=start.lanes, notice=self._warn)
         # What `start` asks for and this server has not: told once somebody listens.
         self._unavailable: list[tuple[str, str]] = []
         if start.vad is True and voice.detection is None:
             self._unavailable.append(("no_vad", "this server detects no voice activity: STT_VAD is off"))
-        self._monitor = SignalMonitor(start.audio, self._rate, self._warn, format_budget)
+        self._monitor = SignalMonitor(start.audio, self._rate, self._warn, format_budget) if watched else None
         self._denoisers = self._make_denoisers() if (denoise if start.denoise is None else start.denoise) else []
         self._channels = [
             Channel(
@@ -188,7 +192,8 @@ class Session:
         if self._first and data:
             self._first = False
             data = self._without_header(data)
-        self._monitor.received(data, now)
+        if self._monitor is not None:
+            self._monitor.received(data, now)
         self._decoder.push(data)
         return self._take_in(now) and self._has_room
 
@@ -297,7 +302,8 @@ class Session:
 
     @property
     def _has_room(self) -> bool:
-        return all(channel.has_room for channel in self._channels)
+        channels = self._channels
+        return channels[0].has_room if len(channels) == 1 else all(channel.has_room for channel in channels)
 
     async def _channels_have_room(self) -> None:
         for channel in self._channels:
@@ -311,7 +317,8 @@ class Session:
             lanes = self._decoder.read()
             if lanes is None:
                 return True
-            self._monitor.heard(lanes[0])
+            if self._monitor is not None:
+                self._monitor.heard(lanes[0])
             self._observer.audio(len(lanes[0]) / 2 / self._rate)
             if self._denoisers:
                 lanes = tuple(denoiser.process(pcm) for denoiser, pcm in zip(self._denoisers, lanes, strict=True))
