@@ -109,7 +109,7 @@ class Opened:
 
 def template(scope: Message) -> str:
     """The route that was found, without what stands in its place: of these there are few."""
-    path = getattr(scope.get("route"), "path", None)
+    path = getattr(scope.get("route"), "path_format", None)
     if isinstance(path, str):
         return path
     return scope["path"] if scope["path"] in PAGES else OTHER

@@ -118,4 +118,6 @@ _EXTRAS: Final = (
     "bytes_out",
     "subject",
     "trace",
+    "sender_trace",
+    "session_trace",
 )

@@ -173,6 +173,7 @@ class ReadyMessage(msgspec.Struct, tag="ready", frozen=True):
     received: int = 0
     received_bytes: int = 0
     finalized: int = 0
+    trace_id: str | None = None
 
 
 class JoinedMessage(msgspec.Struct, tag="joined", frozen=True):
@@ -442,6 +443,7 @@ class NativeCodec:
                     received=event.received,
                     received_bytes=event.received_bytes,
                     finalized=event.finalized,
+                    trace_id=event.trace_id,
                 )
             case events.Joined():
                 return JoinedMessage(VERSION, event.session_id, event.state, event.last_seq)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import hmac
 import logging
@@ -128,7 +129,10 @@ class Live:
         self._dismiss()
         if resumed and self.trace is not None and (asked := trace.trace_id()) != self.trace.trace_id:
             self.trace.sender_trace = asked
-        ready = self.session.ready(token, self._resume_seconds if token else 0.0, resumed=resumed)
+        ready = dataclasses.replace(
+            self.session.ready(token, self._resume_seconds if token else 0.0, resumed=resumed),
+            trace_id=trace.trace_id(),
+        )
         feed = Feed(
             self.session.id,
             ready,

@@ -13,6 +13,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from bridge.errors import BridgeError
+from bridge.observe import trace
 from bridge.protocols.events import Join, Joined, LastingEvent, Ready, Resume, ServerEvent, Start
 from bridge.session.account import NOBODY, Account
 from bridge.session.eventlog.base import (
@@ -268,4 +269,5 @@ def _ready_of(record: SessionRecord, manager: SessionManager) -> Ready:
         received=record.progress.received,
         received_bytes=record.progress.header_bytes + record.progress.received * audio.frame_bytes if record.raw else 0,
         finalized=record.finalized,
+        trace_id=trace.trace_id(),
     )

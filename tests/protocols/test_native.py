@@ -353,6 +353,7 @@ WORD_OBJECTS = [
                 "received": 0,
                 "received_bytes": 0,
                 "finalized": 0,
+                "trace_id": None,
             },
         ),
         (
