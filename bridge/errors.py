@@ -66,6 +66,11 @@ _ROWS: Final = (
     ErrorCode("quota_exceeded", 4429, 429, "client", True, True, "This key has used up what it may at once or a day."),
     ErrorCode("unknown_upload", 4404, 404, "client", True, False, "There is no upload of this name, or no longer."),
     ErrorCode("upload_conflict", 4409, 409, "client", True, False, "This contradicts what was uploaded before."),
+    ErrorCode(
+        "checksum_mismatch", 4460, 460, "client", True, True, "The bytes do not have this checksum; send them again."
+    ),
+    ErrorCode("unsupported_version", 4412, 412, "client", True, False, "This version of tus is not spoken here."),
+    ErrorCode("unsupported_type", 4415, 415, "client", True, False, "The body's `Content-Type` is another one."),
     ErrorCode("upload_incomplete", 4409, 409, "client", True, True, "Chunks are missing; the message names them."),
     ErrorCode("unknown_job", 4404, 404, "client", True, False, "There is no job of this name, or no longer."),
     ErrorCode("job_unfinished", 4409, 409, "client", True, True, "The job has no result yet."),

@@ -100,34 +100,25 @@ class GrowingUploads:
                     upload.appending = None
             return await self._stands(upload, patient=False)
 
-    async def room(self, owner: str, name: str) -> int:
-        """How many bytes the upload can take.
+    async def room(self, owner: str, name: str, offset: int, length: int | None = None) -> int:
+        """How many bytes the upload can take at this offset. Asked before any of them is read.
 
         Raises:
-            BridgeError: `unknown_upload` or `store_unavailable`.
+            BridgeError: `upload_conflict`, `unknown_upload`, `at_capacity` or `store_unavailable`.
         """
         async with self._registry.use("tus", owner, name) as upload:
-            if upload.meta is None and upload.done is None:
-                await self._registry.refresh(upload)
-            if upload.done is not None:
-                return 0
-            if upload.meta is None:
-                raise BridgeError("unknown_upload")
-            whole = self.max_bytes if upload.meta.length is None else upload.meta.length
-            return max(0, whole - upload.size)
+            if upload.meta is None or upload.size != offset:
+                async with upload.turn():
+                    await self._registry.refresh(upload)
+            meta = _standing_at(upload, offset)
+            known = meta.length if meta.length is not None else length
+            return max(0, (self.max_bytes if known is None else known) - offset)
 
     async def _at(self, upload: Upload, offset: int, length: int | None) -> Meta:
         """The upload at this offset, its length said."""
         if upload.meta is None or upload.size != offset:
             await self._registry.refresh(upload)
-        meta = upload.meta
-        stands = upload.size if upload.done is None else upload.done.size
-        if meta is None and upload.done is None:
-            raise BridgeError("unknown_upload")
-        if offset != stands:
-            raise BridgeError("upload_conflict", f"Upload-Offset: the upload stands at {stands}")
-        if meta is None:
-            raise BridgeError("upload_conflict", "the upload is complete")
+        meta = _standing_at(upload, offset)
         if length is not None and length != meta.length:
             if meta.length is not None:
                 raise BridgeError("upload_conflict", f"Upload-Length: it was said to be {meta.length}")
@@ -194,3 +185,15 @@ class GrowingUploads:
     def _check_length(self, length: int | None) -> None:
         if length is not None and length > self.max_bytes:
             raise BridgeError("too_large", f"Upload-Length: should be at most {self.max_bytes}")
+
+
+def _standing_at(upload: Upload, offset: int) -> Meta:
+    """The upload, if it is open and this is where it stands."""
+    if upload.meta is None and upload.done is None:
+        raise BridgeError("unknown_upload")
+    stands = upload.size if upload.done is None else upload.done.size
+    if offset != stands:
+        raise BridgeError("upload_conflict", f"Upload-Offset: the upload stands at {stands}")
+    if upload.meta is None:
+        raise BridgeError("upload_conflict", "the upload is complete")
+    return upload.meta

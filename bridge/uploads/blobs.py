@@ -65,6 +65,12 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...  # noqa: D102 - as a file's
 
 
+class SeekableFile(Readable, Protocol):
+    """What can be read again."""
+
+    def seek(self, offset: int, /) -> int: ...  # noqa: D102 - as a file's
+
+
 class BlobStore(ABC):
     """Whole or not there: whatever happens to this process, nobody sees half of what was written.
 

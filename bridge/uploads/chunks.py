@@ -8,10 +8,10 @@ import hashlib
 import secrets
 import time
 from collections.abc import Mapping
-from typing import IO, Final, Protocol
+from typing import Final, Protocol
 
 from bridge.errors import BridgeError
-from bridge.uploads.blobs import BLOCK_BYTES, BlobExistsError, NoBlobError
+from bridge.uploads.blobs import BLOCK_BYTES, BlobExistsError, NoBlobError, SeekableFile
 from bridge.uploads.finisher import Finisher
 from bridge.uploads.models import SHORT_DIGEST, Done, Intake, Meta, Status
 from bridge.uploads.registry import Registry, Upload
@@ -27,8 +27,10 @@ _OGG: Final = b"OggS\x00\x02"  # the first page of a stream, not any
 class Sent(Protocol):
     """What came in one request: a file to be read from its beginning, of `size` bytes."""
 
-    file: IO[bytes]
-    size: int
+    @property
+    def file(self) -> SeekableFile: ...  # noqa: D102 - see above
+    @property
+    def size(self) -> int: ...  # noqa: D102
 
 
 class ChunkedUploads:
@@ -239,7 +241,7 @@ def _other(number: int) -> BridgeError:
     return BridgeError("upload_conflict", f"chunk {number} is there, and holds something else")
 
 
-def _short_digest(file: IO[bytes]) -> str:
+def _short_digest(file: SeekableFile) -> str:
     file.seek(0)
     digest = hashlib.sha256()
     while block := file.read(BLOCK_BYTES):
