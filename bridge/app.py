@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import bridge
 from backends import registry
 from backends.base import BackendError
-from bridge.api.bodies import Bodies
 from bridge.api.door import Door
 from bridge.audio.denoise import DenoiseError, make_denoiser
 from bridge.audio.media import MediaDecoder
@@ -35,7 +34,6 @@ from bridge.security.certificates import unusable
 from bridge.security.headers import WebHeaders
 from bridge.security.quotas import Quotas
 from bridge.session.archive import Archive
-from bridge.session.batch import Batch
 from bridge.session.breaker import BreakerRules
 from bridge.session.engine import Engine
 from bridge.session.eventlog.urls import MissingPackageError, open_log
@@ -188,7 +186,6 @@ class Bridge:
     manager: SessionManager
     keeper: Keeper
     media: MediaDecoder
-    bodies: Bodies
     metrics: Metrics
     tracing: Tracing
     protection: Protection
@@ -219,7 +216,6 @@ class Bridge:
             loading.cancel()
             self.server.should_exit = True
             await asyncio.gather(serving, loading, return_exceptions=True)
-            await self.bodies.close()
             await self.media.close()
             await self.keeper.close()
             await self.manager.close()
@@ -283,8 +279,6 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     metrics.show(manager.engines.collectors)
     keeper = make_keeper(settings, manager)
     media = make_media(settings)
-    bodies = Bodies(max_bytes=settings.max_file_bytes, max_bodies=settings.max_files)
-    batch = Batch(manager, media)
     reception = Reception(keeper)
     journal = keeper.journal
     metrics.follow_sessions(
@@ -317,8 +311,6 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
             door=Door(protection.entrance, protection.quotas),
             archive=Archive(keeper),
             media=media,
-            bodies=bodies,
-            batch=batch,
         )
     )
     server = make_server(
@@ -332,7 +324,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
     )
-    return Bridge(settings, manager, keeper, media, bodies, metrics, tracing, protection, server)
+    return Bridge(settings, manager, keeper, media, metrics, tracing, protection, server)
 
 
 def misspellings(settings: Settings, env: Mapping[str, str]) -> list[str]:

@@ -29,6 +29,8 @@ from pydantic import (
     model_validator,
 )
 
+from bridge.security.addresses import parse_network
+from bridge.security.rates import parse_rates
 from bridge.security.rights import parse_scoped_key
 
 PREFIX: Final = "STT_"
@@ -66,6 +68,18 @@ def _scoped(keys: tuple[str, ...]) -> tuple[str, ...]:
     for key in keys:
         parse_scoped_key(key)
     return keys
+
+
+def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        parse_network(text)
+    return texts
+
+
+def _rates(text: str) -> str:
+    if text != "off":
+        parse_rates(text)
+    return text
 
 
 CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
@@ -135,9 +149,47 @@ class Settings(BaseModel):
     jwt_audience: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="This server's name in tokens (`aud`); unset: tokens name none."
     )
+    jwt_jwks: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="Accept tokens (JWT) that one of these public keys signed: a JWKS, as a file or an https URL.",
+        json_schema_extra=_SECRET,  # it may hold a password
+    )
+    jwt_issuer: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="Who makes the tokens (`iss`); unset: whoever has the key."
+    )
     insecure: bool = Field(False, description="Allow a non-loopback address without an API key.")
     allowed_origins: CommaSeparated = Field(
         (), description="Web origins (https://app.example) that may connect without a key, separated by commas."
+    )
+    trusted_proxies: Annotated[CommaSeparated, AfterValidator(_networks)] = Field(
+        (),
+        description="Addresses or networks (`10.0.0.0/8`) of proxies whose `X-Forwarded-For` is believed, separated by "
+        "commas.",
+    )
+
+    # How much each may use
+    rate_limit: Annotated[str, AfterValidator(_rates)] | None = Field(
+        None, description="Requests and connections of each key or user: `600/minute`, or `20/second;600/minute`."
+    )
+    address_rate_limit: Annotated[str, AfterValidator(_rates)] | None = Field(
+        None, description="The same of each address (IPv6: of each network of 64 bits), whoever it is."
+    )
+    failure_rate_limit: Annotated[str, AfterValidator(_rates)] = Field(
+        "30/minute",
+        description="Wrong keys and tokens of each address, before others of it are not looked at; or `off`.",
+    )
+    key_sessions: int | None = Field(
+        None, ge=1, le=100_000, description="Sessions that each key or user may have open at once, at one server."
+    )
+    key_uploads: int | None = Field(
+        None, ge=1, le=100_000, description="Uploads that each key or user may have begun and not completed."
+    )
+    key_audio_minutes: float | None = Field(
+        None,
+        gt=0,
+        le=1e9,
+        allow_inf_nan=False,
+        description="Minutes of audio that each key or user may send a day (UTC).",
     )
 
     # Other servers' protocols
@@ -157,6 +209,7 @@ class Settings(BaseModel):
     max_files: int = Field(
         256, ge=1, le=100_000, description="HTTP requests with a body that are read or transcribed at once."
     )
+    max_uploads: int = Field(1_000, ge=1, le=100_000, description="Uploads that are begun and not complete.")
     max_session_seconds: Seconds = Field(14_400, description="Longest session.")
     idle_seconds: Seconds = Field(60, description="A session without audio or a message for so long ends.")
     start_seconds: Seconds = Field(10, description="Time a connection has to send `start`.")
@@ -271,16 +324,19 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _one_key_signs_tokens(self) -> Self:
-        if self.jwt_secret is not None and self.jwt_key_file is not None:
-            raise ValueError("STT_JWT_SECRET and STT_JWT_KEY_FILE exclude each other: set one of them")
-        if self.jwt_audience is not None and self.jwt_secret is None and self.jwt_key_file is None:
-            raise ValueError("STT_JWT_AUDIENCE needs STT_JWT_SECRET or STT_JWT_KEY_FILE")
+        keys = {"STT_JWT_SECRET": self.jwt_secret, "STT_JWT_KEY_FILE": self.jwt_key_file, "STT_JWT_JWKS": self.jwt_jwks}
+        given = [name for name, key in keys.items() if key is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other: set one of them")
+        for name, claim in (("STT_JWT_AUDIENCE", self.jwt_audience), ("STT_JWT_ISSUER", self.jwt_issuer)):
+            if claim is not None and not given:
+                raise ValueError(f"{name} needs {', '.join(keys)}".replace(", STT_JWT_JWKS", " or STT_JWT_JWKS"))
         return self
 
     @property
     def guarded(self) -> bool:
         """Whether clients need a key or a token."""
-        return bool(self.api_keys or self.scoped_keys or self.jwt_secret or self.jwt_key_file)
+        return bool(self.api_keys or self.scoped_keys or self.jwt_secret or self.jwt_key_file or self.jwt_jwks)
 
     @property
     def backends(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ SECTIONS: Final[Mapping[str, str]] = {
     "vad": "What it hears",
     "host": "Where it listens",
     "api_keys": "Who may connect",
+    "rate_limit": "How much each may use",
     "asr_room_encoding": "Other servers' protocols",
     "max_sessions": "Limits on clients",
     "queue_seconds": "The session",

@@ -17,7 +17,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from backends.scripted import marker_audio
-from bridge.app import check_exposure, make_bridge, make_gatekeeper
+from bridge.app import check_exposure, make_bridge
+from bridge.guarding import make_gatekeeper
 from bridge.security.tokens import TokenIssuer
 from bridge.settings import Settings, SettingsError
 from tests.wire import LIMIT, engine_env, get, markers, metric, serve

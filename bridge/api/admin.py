@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
+from bridge.api.door import Door
 from bridge.api.refusals import refusals
 from bridge.errors import BridgeError
-from bridge.security.auth import Gatekeeper
 from bridge.session.models import ModelSwitch
 
 PATH: Final = "/v1/admin/model"
@@ -56,11 +56,8 @@ class ModelState(BaseModel):
     failure: ModelFailure | None
 
 
-def router(models: ModelSwitch, gatekeeper: Gatekeeper) -> APIRouter:
+def router(models: ModelSwitch, door: Door) -> APIRouter:
     """`/v1/admin/model`."""
-
-    def admitted(request: Request) -> None:
-        gatekeeper.admit_admin(request.headers)
 
     def state() -> ModelState:
         failure = models.failure
@@ -72,7 +69,7 @@ def router(models: ModelSwitch, gatekeeper: Gatekeeper) -> APIRouter:
             failure=ModelFailure(model=failure.model, code=failure.code, message=failure.message) if failure else None,
         )
 
-    routes = APIRouter(tags=["admin"], dependencies=[Depends(admitted)], responses=refusals("not_found"))
+    routes = APIRouter(tags=["admin"], dependencies=[Depends(door.administer)], responses=refusals("not_found"))
 
     @routes.get(PATH)
     async def show() -> ModelState:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from bridge.api.door import Door
 from bridge.observe.metrics import Metrics
-from bridge.security.auth import Gatekeeper
 from bridge.session.keeper import Keeper
 
 
-def router(metrics: Metrics, keeper: Keeper, gatekeeper: Gatekeeper) -> APIRouter:
+def router(metrics: Metrics, keeper: Keeper, door: Door) -> APIRouter:
     """`/metrics`; where the server has keys, for those that may administer every session."""
 
-    def admitted(request: Request) -> None:
-        gatekeeper.admit(request.headers, request.query_params).rights.require("admin", None)
+    async def admitted(request: Request) -> None:
+        (await door.inspect(request)).require("admin", None)
 
     routes = APIRouter(tags=["operations"])
 

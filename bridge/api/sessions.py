@@ -1,4 +1,4 @@
-"""What a session came to: its state, its transcript, and how it is forgotten. `Gatekeeper` and `Rights` say to whom."""
+"""What a session came to: its state, its transcript, and how it is forgotten. `Door` and `Rights` say to whom."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from bridge.api import formats
+from bridge.api.door import Door
 from bridge.api.refusals import refusals
 from bridge.errors import BridgeError
-from bridge.security.auth import Gatekeeper
-from bridge.security.rights import Rights
 from bridge.session.directory import SessionDirectory, SessionState, can_be_session
 from bridge.transcript import FORMATS, Segment, SpokenText
 
@@ -45,11 +44,8 @@ class SessionDescription(BaseModel):
     stored: bool
 
 
-def router(directory: SessionDirectory, gatekeeper: Gatekeeper) -> APIRouter:
+def router(directory: SessionDirectory, door: Door) -> APIRouter:
     """`/v1/sessions`."""
-
-    def admitted(request: Request) -> Rights:
-        return gatekeeper.admit_reader(request.headers, request.query_params).rights
 
     writers = asyncio.Semaphore(WRITERS)
     routes = APIRouter(tags=["sessions"], responses=refusals("unknown_session", "log_unavailable"))
@@ -57,7 +53,7 @@ def router(directory: SessionDirectory, gatekeeper: Gatekeeper) -> APIRouter:
     @routes.get(PATH)
     async def show(session_id: str, request: Request, response: Response) -> SessionDescription:
         """How the session stands; for whoever may receive or administer it."""
-        rights = admitted(request)
+        rights = await door.read(request)
         if not rights.allows("receive", session_id):
             rights.require("admin", session_id)
         response.headers.update(formats.PRIVATE)
@@ -77,7 +73,7 @@ def router(directory: SessionDirectory, gatekeeper: Gatekeeper) -> APIRouter:
         ] = None,
     ) -> Response:
         """What was said so far; `format` decides how it is written, or else the header `Accept`."""
-        admitted(request).require("receive", session_id)
+        (await door.read(request)).require("receive", session_id)
         kind = formats.chosen(request, format_)
         await _known(directory, session_id)
         async with writers:
@@ -87,7 +83,7 @@ def router(directory: SessionDirectory, gatekeeper: Gatekeeper) -> APIRouter:
     @routes.delete(PATH, status_code=204)
     async def delete(session_id: str, request: Request) -> None:
         """Forget the session and all it said, at once; one that goes on ends. Everybody in it hears `deleted`."""
-        admitted(request).require("admin", session_id)
+        (await door.read(request)).require("admin", session_id)
         if not can_be_session(session_id) or not await directory.delete(session_id):
             raise BridgeError("unknown_session")
 

@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 _MARKERS: Final = ("bearer", "token")
 """Subprotocols that say "the next one is the key"; the marker is echoed, never the key."""
 _QUERY: Final = ("token", "api_key")
+_NOTHING: Final[Mapping[str, str]] = {}
 ANYBODY: Final = "anybody"
 """Whoever connects to a server that asks for no key."""
+
+
+class UnknownKeyError(Exception):
+    """A token names a key to verify it with that is not known, or not yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +75,18 @@ class Gatekeeper:
 
         Raises:
             BridgeError: `unauthorized` or `forbidden_origin`.
+            UnknownKeyError: it has a token, and the key that it names is not known yet.
         """
-        marker, offered = _from_subprotocols(subprotocols)
+        marker, _ = _from_subprotocols(subprotocols)
+        given = offered(headers, query, subprotocols)
         if not self.guarded:
             if not self._origin_allowed(headers):
                 raise BridgeError("forbidden_origin", "this web origin may not connect; see STT_ALLOWED_ORIGINS")
-            return Admission(marker)
-        candidates = (_from_header(headers.get("authorization")), headers.get("x-api-key"), offered)
-        given = next(filter(None, candidates), None) or next(filter(None, map(query.get, _QUERY)), None)
+            return Admission(marker, credential=given)
         if given is None:
             raise BridgeError("unauthorized", "an API key is needed: send `Authorization: Bearer KEY`")
-        return Admission(marker, self._rights(given), _subject(given), given)
+        rights, subject = self._bearer(given)
+        return Admission(marker, rights, subject, given)
 
     def admit_reader(self, headers: Mapping[str, str], query: Mapping[str, str]) -> Admission:
         """Check an HTTP request for what somebody said; as `admit`, and no page may read it under a stranger's name.
@@ -90,6 +96,7 @@ class Gatekeeper:
 
         Raises:
             BridgeError: `unauthorized` or `forbidden_origin`.
+            UnknownKeyError: as `admit`.
         """
         admission = self.admit(headers, query)
         if not self.guarded and "origin" not in headers and not self._host_allowed(headers.get("host", "").lower()):
@@ -108,13 +115,14 @@ class Gatekeeper:
         Raises:
             BridgeError: `not_found` if there are no such keys, `forbidden_origin`, `unauthorized`, or `forbidden` for
                 a key that is for sessions.
+            UnknownKeyError: as `admit`.
         """
         if not self._admin_digests:
             raise BridgeError("not_found", "this server has no STT_ADMIN_KEYS: nobody may change it")
         if not self._origin_allowed(headers):
             raise BridgeError("forbidden_origin", "this web origin may not change the server")
-        given = _from_header(headers.get("authorization")) or headers.get("x-api-key")
-        if not given:
+        given = offered(headers)
+        if given is None:
             raise BridgeError("unauthorized", "an admin key is needed: send `Authorization: Bearer KEY`")
         if not _known(given, self._admin_digests):
             if self._is_for_sessions(given):
@@ -123,16 +131,17 @@ class Gatekeeper:
 
     def _is_for_sessions(self, given: str) -> bool:
         try:
-            self._rights(given)
+            self._bearer(given)
         except BridgeError:
             return False
         return True
 
-    def _rights(self, given: str) -> Rights:
-        """What a key or a token may do.
+    def _bearer(self, given: str) -> tuple[Rights, str]:
+        """What a key or a token may do, and whose it is.
 
         Raises:
             BridgeError: `unauthorized`.
+            UnknownKeyError: as `admit`.
         """
         digest = _digest(given)
         grants: tuple[Grant, ...] = ()
@@ -140,9 +149,10 @@ class Gatekeeper:
             if hmac.compare_digest(digest, expected):
                 grants += granted
         if grants:
-            return Rights(grants)
+            return Rights(grants), _subject(digest)
         if self._tokens is not None and given.count(".") == 2:  # a JWT in its compact form
-            return self._tokens.verify(given)
+            bearer = self._tokens.verify(given)
+            return bearer.rights, bearer.subject or _subject(digest)
         raise BridgeError("unauthorized", "the API key is wrong")
 
     def _origin_allowed(self, headers: Mapping[str, str]) -> bool:
@@ -200,8 +210,20 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _subject(key: str) -> str:
-    return f"key-{_digest(key).hex()[:16]}"
+def _subject(digest: bytes) -> str:
+    return f"key-{digest.hex()[:16]}"
+
+
+def offered(
+    headers: Mapping[str, str], query: Mapping[str, str] = _NOTHING, subprotocols: Sequence[str] = ()
+) -> str | None:
+    """The key or token that a request has; the first that is given counts."""
+    candidates = (
+        _from_header(headers.get("authorization")),
+        headers.get("x-api-key"),
+        _from_subprotocols(subprotocols)[1],
+    )
+    return next(filter(None, candidates), None) or next(filter(None, map(query.get, _QUERY)), None)
 
 
 def _from_header(value: str | None) -> str | None:

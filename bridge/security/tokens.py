@@ -2,13 +2,16 @@
 
 The key decides the algorithm, never the token: a public key can so not be taken for a shared secret (RFC 8725, 3.1).
 Claims: `exp` (needed), `scope` (scopes, separated by spaces), `session` (a name or pattern, or a list of such; all
-sessions without it), `aud` (needed where the server has a name of its own).
+sessions without it), `sub` (whose it is), `aud` and `iss` (needed where the server was told of a name).
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import jwt
@@ -24,6 +27,8 @@ MIN_RSA_BITS: Final = 2_048  # RFC 7518, 3.3
 LEEWAY_SECONDS: Final = 10
 """That two machines' clocks may differ by."""
 
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._~@:|+-]{1,64}")
+
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 
@@ -31,46 +36,69 @@ class KeyFileError(ValueError):
     """The key cannot be used; a sentence that begins with what it should be."""
 
 
-class TokenVerifier:
-    """Turns tokens into rights. `key`: a shared secret, or a public key as `from_pem` reads it."""
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What signatures are verified with, and the one algorithm that it is for."""
 
-    def __init__(self, key: Any, algorithm: str, audience: str | None = None) -> None:
-        self._key = key
-        self._algorithms = [algorithm]
+    key: Any = field(repr=False)
+    algorithm: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """Who has a token: what they may do, and under which name. None: the token has no `sub`."""
+
+    rights: Rights
+    subject: str | None = None
+
+
+class TokenVerifier:
+    """Turns tokens into rights. `key_of`: with what a token is verified; `bridge.security.jwks` has many."""
+
+    def __init__(self, key_of: Callable[[str], Key], audience: str | None = None, issuer: str | None = None) -> None:
+        self._key_of = key_of
         self._audience = audience
+        self._issuer = issuer
+        named = {"aud": audience, "iss": issuer}
+        self._required = ["exp", *(claim for claim, wanted in named.items() if wanted is not None)]
 
     @classmethod
-    def from_secret(cls, secret: str, audience: str | None = None) -> Self:
+    def from_secret(cls, secret: str, audience: str | None = None, issuer: str | None = None) -> Self:
         """For tokens that whoever knows the secret may make.
 
         Raises:
             KeyFileError: it is too short to be one.
         """
-        return cls(_secret(secret), "HS256", audience)
+        key = Key(_secret(secret), "HS256")
+        return cls(lambda _: key, audience, issuer)
 
     @classmethod
-    def from_pem(cls, pem: bytes, audience: str | None = None) -> Self:
+    def from_pem(cls, pem: bytes, audience: str | None = None, issuer: str | None = None) -> Self:
         """For tokens of the owner of the private key to this public one (PEM).
 
         Raises:
             KeyFileError: it is none, or of a kind or size that is not taken; or `cryptography` is not installed.
         """
-        key = _public_key(pem)
-        return cls(key, _algorithm(key), audience)
+        public = _public_key(pem)
+        key = Key(public, algorithm_of(public))
+        return cls(lambda _: key, audience, issuer)
 
-    def verify(self, token: str) -> Rights:
-        """What the token allows now. Scopes that are none of ours are somebody else's and grant nothing.
+    def verify(self, token: str) -> Bearer:
+        """What the token allows now, and whom. Scopes that are none of ours are somebody else's and grant nothing.
 
         Raises:
             BridgeError: `unauthorized`.
+            UnknownKeyError: it may be good, once the key is known that it names.
         """
         try:
+            key = self._key_of(token)
             claims = jwt.decode(
                 token,
-                self._key,
-                self._algorithms,
-                options={"require": ["exp"] if self._audience is None else ["exp", "aud"]},
+                key.key,
+                [key.algorithm],
+                options={"require": self._required, "verify_sub": False},
                 audience=self._audience,
+                issuer=self._issuer,
                 leeway=LEEWAY_SECONDS,
             )
         except jwt.PyJWTError as exc:
@@ -87,7 +115,8 @@ class TokenVerifier:
         ):
             raise BridgeError("unauthorized", "the token's `scope` or `session` is not what it should be")
         try:
-            return Rights((Grant.of(set(scope.split()).intersection(SCOPES), sessions),))
+            rights = Rights((Grant.of(set(scope.split()).intersection(SCOPES), sessions),))
+            return Bearer(rights, _subject(claims.get("sub")))
         except ValueError:
             raise BridgeError("unauthorized", "the token's `session` names what cannot be a session") from None
 
@@ -116,7 +145,7 @@ class TokenIssuer:
             KeyFileError: as `TokenVerifier.from_pem`.
         """
         key = _private_key(pem)
-        return cls(key, _algorithm(key.public_key()))
+        return cls(key, algorithm_of(key.public_key()))
 
     def issue(
         self,
@@ -125,9 +154,10 @@ class TokenIssuer:
         *,
         ttl_seconds: int,
         audience: str | None = None,
+        subject: str | None = None,
         now: float | None = None,
     ) -> str:
-        """A token for these sessions (None: all) that opens connections for so long.
+        """A token for these sessions (None: all) that opens connections for so long; `subject`: whose it is.
 
         Raises:
             ValueError: no scope, one that there is not, or a pattern that is none.
@@ -145,6 +175,8 @@ class TokenIssuer:
             claims["session"] = list(sessions)
         if audience is not None:
             claims["aud"] = audience
+        if subject is not None:
+            claims["sub"] = subject
         return jwt.encode(claims, self._key, self._algorithm)
 
 
@@ -157,10 +189,25 @@ def _reason(exc: jwt.PyJWTError) -> str:
             return "the token is not valid yet"
         case jwt.InvalidAudienceError():
             return "the token is meant for another server (`aud`)"
+        case jwt.InvalidIssuerError():
+            return "the token is of somebody else (`iss`)"
         case jwt.MissingRequiredClaimError():
             return f"the token needs the claim `{exc.claim}`"
         case _:
             return "the token is wrong"
+
+
+def _subject(sub: object) -> str | None:
+    """The user's name here: it goes into logs and into the names of what is kept.
+
+    One that is long, or has other characters than names have, is known by its digest.
+    """
+    if sub is None or sub == "":
+        return None
+    text = sub if isinstance(sub, str) else repr(sub)
+    if _PLAIN.fullmatch(text):
+        return f"user-{text}"
+    return f"user.{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 def _secret(secret: str) -> str:
@@ -197,8 +244,12 @@ def _serialization() -> Any:
     return serialization
 
 
-def _algorithm(key: PublicKeyTypes) -> str:
-    """The one signature that belongs to the kind of key."""
+def algorithm_of(key: PublicKeyTypes) -> str:
+    """The one signature that belongs to the kind of key.
+
+    Raises:
+        KeyFileError: none does, or the key is too small.
+    """
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415 - as above
 
     match key:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
-from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -37,7 +37,8 @@ from bridge.protocols.events import (
     Start,
     Stop,
 )
-from bridge.security.auth import Gatekeeper
+from bridge.security.entrance import Arrival, Entrance
+from bridge.security.headers import ALWAYS
 from bridge.security.rights import Rights
 from bridge.session.account import Account
 from bridge.session.feed import Feed
@@ -93,7 +94,7 @@ class StreamEndpoint:
         self,
         make_codec: Callable[[str, Mapping[str, str]], Codec],
         reception: Reception,
-        gatekeeper: Gatekeeper,
+        entrance: Entrance,
         metrics: Metrics,
         limits: ConnectionLimits,
         tracing: Tracing,
@@ -101,7 +102,7 @@ class StreamEndpoint:
     ) -> None:
         self._make_codec = make_codec
         self._reception = reception
-        self._gatekeeper = gatekeeper
+        self._entrance = entrance
         self._metrics = metrics
         self._limits = limits
         self._tracing = tracing
@@ -118,10 +119,9 @@ class StreamEndpoint:
 
     async def _serve(self, opened: Opened, scope: Message, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        arrival = Arrival.of(scope)
         try:
-            admission = self._gatekeeper.admit(headers, query, scope.get("subprotocols", ()))
+            admission = await self._entrance.admit(arrival)
             if (refusal := self._reception.refusal()) and refusal.code != "at_capacity":
                 raise refusal
             if self._connections >= self._limits.connections:
@@ -129,16 +129,17 @@ class StreamEndpoint:
         except BridgeError as exc:
             self._metrics.refused.labels(exc.code).inc()
             opened.status = exc.row.status
-            await refuse(send, exc, opened.headers)
+            await refuse(send, exc, [*opened.headers, *arrival.told])
             return
         trace.identify(admission.subject)
         opened.status = 101
-        await send({"type": "websocket.accept", "subprotocol": admission.subprotocol, "headers": opened.headers})
+        headers = [*opened.headers, *arrival.told]
+        await send({"type": "websocket.accept", "subprotocol": admission.subprotocol, "headers": headers})
         began = time.monotonic()
         self._connections += 1
         try:
             abort = scope.get("extensions", {}).get(ABORT_EXTENSION)
-            codec = self._make_codec(scope["path"], query)
+            codec = self._make_codec(scope["path"], arrival.query)
             connection = _Connection(codec, admission.rights, receive, send, abort, self._limits, self._metrics)
             await connection.serve(self._reception, Account(admission.subject, admission.credential))
         finally:
@@ -400,10 +401,11 @@ def _error(error: BridgeError) -> Error:
 async def refuse(send: Send, error: BridgeError, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
     """Answer the upgrade request with the error's HTTP status, a JSON body, and these headers besides."""
     body = msgspec.json.encode({"error": {"code": error.code, "message": str(error)}})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *ALWAYS, *more]
     if error.row.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.row.status == 503:
-        headers.append((b"retry-after", b"1"))
+    wait = error.retry_after or (1 if error.row.status == 503 else None)
+    if wait is not None:
+        headers.append((b"retry-after", str(math.ceil(wait)).encode()))
     await send({"type": "websocket.http.response.start", "status": error.row.status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})

@@ -15,11 +15,13 @@ from starlette.exceptions import HTTPException
 
 from backends.base import Word
 from bridge.api import sessions
+from bridge.api.door import Door
 from bridge.errors import BridgeError
 from bridge.protocols.events import Final
 from bridge.protocols.native import MAX_SESSION_ID_CHARS
 from bridge.routes import answer, answer_http
 from bridge.security.auth import Gatekeeper
+from bridge.security.entrance import Entrance
 from bridge.security.tokens import TokenIssuer, TokenVerifier
 from bridge.session.directory import SessionState, can_be_session
 from bridge.transports.server import listen, make_server
@@ -77,7 +79,7 @@ class Directory:
 async def serving(directory: Directory, gatekeeper: Gatekeeper) -> AsyncIterator[str]:
     """The routes on a real server."""
     app = FastAPI()
-    app.include_router(sessions.router(directory, gatekeeper))
+    app.include_router(sessions.router(directory, Door(Entrance(gatekeeper))))
     app.add_exception_handler(BridgeError, answer)
     app.add_exception_handler(HTTPException, answer_http)
 

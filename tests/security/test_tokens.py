@@ -82,17 +82,17 @@ def refusal(token: str, verifier: TokenVerifier | None = None) -> str:
     ],
 )
 def test_what_a_token_allows(claims: dict[str, Any], rights: Rights) -> None:
-    assert TokenVerifier.from_secret(SECRET).verify(signed(claims)) == rights
+    assert TokenVerifier.from_secret(SECRET).verify(signed(claims)).rights == rights
 
 
 def test_clocks_may_differ() -> None:
     verifier = TokenVerifier.from_secret(SECRET)
-    assert verifier.verify(signed({"exp": time.time() - LEEWAY_SECONDS + 5})) == ALL
-    assert verifier.verify(signed({"nbf": time.time() + LEEWAY_SECONDS - 5})) == ALL
+    assert verifier.verify(signed({"exp": time.time() - LEEWAY_SECONDS + 5})).rights == ALL
+    assert verifier.verify(signed({"nbf": time.time() + LEEWAY_SECONDS - 5})).rights == ALL
 
 
 def test_a_token_without_a_scope_allows_nothing() -> None:
-    rights = TokenVerifier.from_secret(SECRET).verify(jwt.encode({"exp": time.time() + 60}, SECRET, "HS256"))
+    rights = TokenVerifier.from_secret(SECRET).verify(jwt.encode({"exp": time.time() + 60}, SECRET, "HS256")).rights
     with pytest.raises(BridgeError, match="may not receive"):
         rights.require("receive", "a")
 
@@ -128,7 +128,7 @@ def test_a_token_without_an_end_is_refused() -> None:
 @pytest.mark.parametrize("audience", ["me", ["you", "me"]])
 def test_an_audience(audience: object) -> None:
     verifier = TokenVerifier.from_secret(SECRET, "me")
-    assert verifier.verify(signed({"aud": audience})) == ALL
+    assert verifier.verify(signed({"aud": audience})).rights == ALL
     assert "another server" in refusal(signed({"aud": "you"}), verifier)
     assert "`aud`" in refusal(signed({}), verifier)
 
@@ -142,7 +142,7 @@ def test_each_kind_of_key(algorithm: str) -> None:
     verifier = TokenVerifier.from_pem(public_pem(key))
     token = TokenIssuer.from_pem(private_pem(key)).issue(["send"], ["a"], ttl_seconds=60)
     assert jwt.get_unverified_header(token)["alg"] == algorithm
-    assert verifier.verify(token) == Rights((Grant.of(["send"], ["a"]),))
+    assert verifier.verify(token).rights == Rights((Grant.of(["send"], ["a"]),))
     for other in KEYS.values():
         if other is not key:
             foreign = TokenIssuer.from_pem(private_pem(other)).issue(["send"], ttl_seconds=60)
@@ -255,7 +255,7 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     for make in (TokenVerifier.from_pem, TokenIssuer.from_pem):
         with pytest.raises(KeyFileError, match=r"stt-bridge\[jwt\]"):
             make(b"")
-    assert TokenVerifier.from_secret(SECRET).verify(GOOD) == ALL  # a secret needs none
+    assert TokenVerifier.from_secret(SECRET).verify(GOOD).rights == ALL  # a secret needs none
 
 
 # Making them
@@ -280,7 +280,7 @@ def test_tokens_that_would_be_good_for_nothing(scopes: list[str], sessions: list
 
 def test_whoever_asks_too_early_or_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     token = TokenIssuer.from_secret(SECRET).issue(["receive"], ttl_seconds=60)
-    assert TokenVerifier.from_secret(SECRET).verify(token) == ALL
+    assert TokenVerifier.from_secret(SECRET).verify(token).rights == ALL
     old = TokenIssuer.from_secret(SECRET).issue(["receive"], ttl_seconds=60, now=time.time() - 60 - LEEWAY_SECONDS - 1)
     assert refusal(old) == "the token has expired"
     assert tokens.LEEWAY_SECONDS < 60
