@@ -7,6 +7,7 @@ session then is decided in `bridge.client.lifeline`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Mapping
@@ -156,8 +157,12 @@ class Connection:
                 await asyncio.sleep(min(PING_SECONDS, silence))
 
     async def close(self) -> None:
-        """Close it in order, within `CLOSE_SECONDS`."""
-        await self._websocket.close()
+        """Close it in order, within `CLOSE_SECONDS`; what the peer said before that and nobody took is dropped."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._websocket.close(), name="client-closing")
+            with contextlib.suppress(ConnectionClosed):
+                while True:  # its close frame comes behind that
+                    await self._websocket.recv(decode=False)
 
     def abort(self) -> None:
         """Cut it at once."""

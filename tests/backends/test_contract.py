@@ -29,7 +29,8 @@ class Case:
     """An engine by its name, speech that it knows, and what was said.
 
     `make` is given the address of Google's emulator, which runs for the cases that want it (`emulated`), or of another
-    server of the project's own in marker mode (`behind`). Fed faster than `speed` times life, an engine that has the whole utterance at once may leave out its partials.
+    server of the project's own in marker mode (`behind`). Fed faster than `speed` times life, an engine that has the
+    whole utterance at once may leave out its partials.
     """
 
     name: str

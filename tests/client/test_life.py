@@ -116,6 +116,21 @@ async def test_cancelled_twice_it_does_not_wait_for_a_handshake() -> None:
         server.release.set()
 
 
+async def test_whoever_leaves_early_does_not_wait_for_what_is_unread() -> None:
+    """The server's close frame lies behind more messages than are taken off the socket unasked."""
+    server = FakeServer()
+    async with server.serving():
+        async with connect(server.url, START) as client:
+            client._mailbox.put = asyncio.Event().wait  # type: ignore[assignment,method-assign] # nobody reads any more
+            await client.send(noise(400))
+            await asyncio.sleep(0.2)
+            assert client._connection is not None
+            assert client._connection._websocket.recv_messages.paused
+            began = time.monotonic()
+        assert time.monotonic() - began < CLOSE_SECONDS / 2
+        assert server.stopped
+
+
 async def test_a_dead_server_is_noticed() -> None:
     """The socket stays open and nothing comes any more: a frozen host, a cable that was pulled."""
     server = FakeServer(Plan(after_audio=5 * WORD, cut="freeze"))
