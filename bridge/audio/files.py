@@ -391,7 +391,7 @@ class _Prefixed:
 def _samples(resampler: AudioResampler, frame: AudioFrame | None) -> Iterator[bytes]:
     for resampled in resampler.resample(frame):
         if resampled is not None and resampled.samples:
-            yield resampled.to_ndarray().tobytes()
+            yield memoryview(resampled.planes[0])[: 2 * resampled.samples].tobytes()  # the plane is padded
 
 
 def _chunk_bytes(audio: AudioFormat, milliseconds: int) -> int:

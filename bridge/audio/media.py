@@ -12,6 +12,7 @@ import contextlib
 import io
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +107,8 @@ class MediaDecoder:
 
         Raises:
             BridgeError: `unsupported_audio`, `undecodable_audio`, `audio_too_long`, `too_large`, `at_capacity`,
-                `shutting_down`; also in the middle of the audio, from the body of the context.
+                `shutting_down`.
+            OSError: there is no such file.
         """
         name = shortened(name)
         async with self._opened(file, name) as content:
@@ -144,9 +146,13 @@ class MediaDecoder:
     @contextlib.asynccontextmanager
     async def _opened(self, file: File, name: str) -> AsyncIterator[_Content]:
         if isinstance(file, Path):
-            fd = await self._run(lambda: os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+            # What is no file but a pipe would keep the thread until somebody writes to it.
+            fd = await self._run(lambda: os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
             try:
-                yield self._limited(_Content(os.fstat(fd).st_size, fd=fd), name)
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode):
+                    raise BridgeError("unsupported_audio", f"{name}: is not a file")
+                yield self._limited(_Content(status.st_size, fd=fd), name)
             finally:
                 os.close(fd)
             return
