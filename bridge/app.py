@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import bridge
 from backends import registry
 from backends.base import BackendError
+from bridge.api.bodies import Bodies
 from bridge.api.door import Door
 from bridge.audio.denoise import DenoiseError, make_denoiser
 from bridge.audio.media import MediaDecoder
@@ -34,6 +35,7 @@ from bridge.security.certificates import unusable
 from bridge.security.headers import WebHeaders
 from bridge.security.quotas import Quotas
 from bridge.session.archive import Archive
+from bridge.session.batch import Batch
 from bridge.session.breaker import BreakerRules
 from bridge.session.engine import Engine
 from bridge.session.eventlog.urls import MissingPackageError, open_log
@@ -54,6 +56,9 @@ from bridge.settings import (
 )
 from bridge.transports.server import Server, listen, make_server
 from bridge.transports.websocket import Codec, ConnectionLimits, Message, Receive, Send, StreamEndpoint, refuse
+from bridge.uploads.blobs import BlobStore
+from bridge.uploads.urls import MissingPackageError as NoStoreError
+from bridge.uploads.urls import open_blobs
 
 log = logging.getLogger(__name__)
 
@@ -186,6 +191,7 @@ class Bridge:
     manager: SessionManager
     keeper: Keeper
     media: MediaDecoder
+    bodies: Bodies
     metrics: Metrics
     tracing: Tracing
     protection: Protection
@@ -216,6 +222,7 @@ class Bridge:
             loading.cancel()
             self.server.should_exit = True
             await asyncio.gather(serving, loading, return_exceptions=True)
+            await self.bodies.close()
             await self.media.close()
             await self.keeper.close()
             await self.manager.close()
@@ -255,6 +262,18 @@ def make_keeper(settings: Settings, manager: SessionManager) -> Keeper:
     )
 
 
+def make_blobs(settings: Settings, env: Mapping[str, str]) -> BlobStore:
+    """Where files lie until they are transcribed; not opened yet.
+
+    Raises:
+        SettingsError: an address that means nothing, or a package that is missing.
+    """
+    try:
+        return open_blobs(settings.uploads, env)
+    except (ValueError, NoStoreError) as exc:
+        raise SettingsError(f"STT_UPLOADS: {exc}") from None
+
+
 def make_media(settings: Settings) -> MediaDecoder:
     """What reads files, within the settings' limits; not opened yet."""
     return MediaDecoder(max_bytes=settings.max_file_bytes, max_seconds=settings.max_file_seconds)
@@ -279,6 +298,8 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     metrics.show(manager.engines.collectors)
     keeper = make_keeper(settings, manager)
     media = make_media(settings)
+    bodies = Bodies(max_bytes=settings.max_file_bytes, max_bodies=settings.max_files)
+    batch = Batch(manager, media)
     reception = Reception(keeper)
     journal = keeper.journal
     metrics.follow_sessions(
@@ -311,6 +332,8 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
             door=Door(protection.entrance, protection.quotas),
             archive=Archive(keeper),
             media=media,
+            bodies=bodies,
+            batch=batch,
         )
     )
     server = make_server(
@@ -324,7 +347,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
     )
-    return Bridge(settings, manager, keeper, media, metrics, tracing, protection, server)
+    return Bridge(settings, manager, keeper, media, bodies, metrics, tracing, protection, server)
 
 
 def misspellings(settings: Settings, env: Mapping[str, str]) -> list[str]:

@@ -15,13 +15,17 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
 import bridge
-from bridge.api import admin, health, metrics, sessions
+from bridge.api import admin, health, metrics, models, openai, sessions, transcriptions
+from bridge.api.bodies import Bodies
 from bridge.api.door import Door
+from bridge.api.hearing import Hearing
+from bridge.api.openai_errors import openai_body, openai_error, speaks_openai
 from bridge.api.refusals import document
 from bridge.audio.media import MediaDecoder
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.session.archive import Archive
+from bridge.session.batch import Batch
 from bridge.session.keeper import Keeper
 
 
@@ -34,16 +38,23 @@ class Parts:
     door: Door
     archive: Archive
     media: MediaDecoder
+    bodies: Bodies
+    batch: Batch
 
 
 def make_http(parts: Parts) -> FastAPI:
     """The application behind every path that is no socket's."""
     app = FastAPI(title="STT Bridge", version=bridge.__version__, docs_url="/docs", redoc_url=None)
+    hearing = Hearing(parts.bodies, parts.batch)
+    names = models.Models(parts.keeper.manager.engines)
     routers = (
         health.router(parts.keeper),
         metrics.router(parts.metrics, parts.keeper, parts.door),
         admin.router(parts.keeper.manager.models, parts.door),
         sessions.router(parts.archive, parts.door),
+        models.router(names, parts.door),
+        openai.router(hearing, names, parts.door),
+        transcriptions.router(hearing, names, parts.door),
     )
     for router in routers:
         app.include_router(router)
@@ -63,18 +74,23 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-async def answer(_: Request, exc: Exception) -> JSONResponse:
+async def answer(request: Request, exc: Exception) -> JSONResponse:
     """A `BridgeError` as HTTP says it."""
     if not isinstance(exc, BridgeError):
         raise exc
     headers = {} if exc.retry_after is None else {"retry-after": str(math.ceil(exc.retry_after))}
+    if speaks_openai(request.url.path):
+        status, body = openai_error(exc)
+        return JSONResponse(body, status, headers)
     return JSONResponse({"error": {"code": exc.code, "message": str(exc)}}, exc.row.status, headers)
 
 
-async def answer_http(_: Request, exc: Exception) -> JSONResponse:
+async def answer_http(request: Request, exc: Exception) -> JSONResponse:
     """The framework's own refusals, in the same shape."""
     if not isinstance(exc, HTTPException):
         raise exc
+    if speaks_openai(request.url.path):
+        return JSONResponse(openai_body(exc.status_code, str(exc.detail), None), exc.status_code, exc.headers)
     code = "not_found" if exc.status_code == 404 else "bad_message"
     return JSONResponse({"error": {"code": code, "message": str(exc.detail)}}, exc.status_code, exc.headers)
 
