@@ -27,10 +27,12 @@ def announced(name: str, line: str) -> str | None:
 
 
 @contextlib.contextmanager
-def started(command: list[str], name: str, settings: Mapping[str, str]) -> Iterator[tuple[int, str]]:
-    """A process of the bridge, its id, and what its banner says of `name`; stopped at the end."""
+def started(
+    command: list[str], name: str, settings: Mapping[str, str], *, module: str = "bridge"
+) -> Iterator[tuple[int, str]]:
+    """A process of the bridge (of another module), its id, what its banner says of `name`; stopped at the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bridge", *command], env=environment(settings), stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", module, *command], env=environment(settings), stderr=subprocess.PIPE, text=True
     )
     try:
         for line in process.stderr or ():
