@@ -34,6 +34,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._head = 0  # bytes of the head that is arriving
         self._heads = 0  # complete ones
+        self._bodies = 0  # the same
         self._in_head = True
         self._done = False  # refused, or upgraded
         self._cycles: list[RequestResponseCycle] = []  # requests that have no whole response yet
@@ -52,16 +53,16 @@ class HttpProtocol(HttpToolsProtocol):
         """Parse, unless the connection was refused: then what still comes is thrown away."""
         if self._done:
             return
-        heads = self._heads
+        before = (self._heads, self._bodies)
         super().data_received(data)
         if self._done or not self._in_head or self.transport.is_closing():
             return
-        if heads == self._heads:  # otherwise only the end of these bytes is of this head
+        if before == (self._heads, self._bodies):  # otherwise at most the end of these bytes is of this head
             self._head += len(data)
         if self._head > HEAD_BYTES:
             self.refuse(431, "bad_message", "the request's headers are too large")
-        elif self._deadline is None:
-            self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_late)
+        elif self._head or not self._cycles:
+            self._arm()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count what follows the body too: trailers are headers to the parser."""
@@ -89,6 +90,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The next head may follow."""
         super().on_message_complete()
+        self._bodies += 1
         self._in_head = True
         self._head = 0
 
@@ -97,6 +99,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         if self.cycle.response_complete and self.cycle.more_body and not self._in_head:
             self.hang_up()
+        elif self._in_head and not self._cycles:
+            self._arm()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
@@ -146,6 +150,11 @@ class HttpProtocol(HttpToolsProtocol):
     def _too_late(self) -> None:
         self._deadline = None
         self.refuse(408, "start_timeout", "no request came in time")
+
+    def _arm(self) -> None:
+        """Give the next head its time. Not while a request is answered, however long that takes: none need come."""
+        if self._deadline is None and not self._done:
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_late)
 
     def _disarm(self) -> None:
         if self._deadline is not None:
