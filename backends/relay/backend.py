@@ -31,6 +31,8 @@ MAX_KEY_CHARS: Final = 8_192
 """Of a caller's key or token: a header holds no more at most servers."""
 MAX_SILENCE_MS: Final = 60_000
 """The protocol's longest `endpoint_silence_ms`."""
+HEARD_HERE: Final = ("clipping", "silence", "low_level")
+"""Warnings of the other server that this one gives, too: it hears the same audio."""
 _SHOWN: Final = 200
 """Characters of the other server's warnings that are logged."""
 
@@ -188,6 +190,8 @@ class RelayBackend(AsyncBackend):
         return given
 
     def _told(self, message: WarningMessage | ErrorMessage, config: RecognitionConfig) -> None:
+        if message.code in HEARD_HERE:
+            return
         log.warning(
             "%s says %s: %s",
             self._address.host,

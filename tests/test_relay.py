@@ -1,0 +1,265 @@
+"""A node at the edge in front of another: what a caller sees is what the second node said, whatever breaks between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from backends import registry
+from backends.scripted import marker_audio
+from bench.chaos.proxy import KINDS, Proxy
+from bridge.client import ConnectionLost, SessionError, connect
+from bridge.protocols.native import (
+    ClosedMessage,
+    FinalMessage,
+    PartialMessage,
+    ServerMessage,
+    StartMessage,
+    WarningMessage,
+)
+from tests import wire
+from tests.client.fake import FakeServer, Plan
+from tests.conftest import Spawn
+from tests.speech import SAMPLES, manifest, pcm, word_error_rate
+
+CHUNK = 3_200
+START = StartMessage(encoding="pcm_s16le")
+
+
+@contextlib.asynccontextmanager
+async def edge(node: str, backend: str = "relay", **settings: Any) -> AsyncIterator[str]:
+    """A server in front of the one at `node`; options of the relay by their names, `relay_…`."""
+    options = {name: value for name, value in settings.items() if name.startswith("relay_")}
+    env = {f"STT_{name.upper()}": str(value) for name, value in options.items()}
+    others = {name: value for name, value in settings.items() if name not in options}
+    async with wire.serve(wire.engine_env() | {"STT_RELAY_URL": node} | env, backend=backend, **others) as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def between(node: str, seed: int = 7) -> AsyncIterator[Proxy]:
+    """A network that breaks on command."""
+    async with Proxy.to("127.0.0.1", [urlsplit(node).port or 0], random.Random(seed)) as proxy:
+        yield proxy
+
+
+def at(proxy: Proxy) -> str:
+    return f"ws://{proxy.address[0]}:{proxy.address[1]}"
+
+
+async def said(
+    url: str, audio: bytes, start: StartMessage = START, *, speed: float = 8, key: str | None = None
+) -> list[ServerMessage]:
+    """What a caller hears who says it so many times faster than life."""
+    stream = f"ws{url.removeprefix('http')}/v1/stream"
+    async with asyncio.timeout(40), connect(stream, start, api_key=key) as client:
+
+        async def speak() -> None:
+            with contextlib.suppress(ConnectionLost):  # who hears is told why
+                for place in range(0, len(audio), CHUNK):
+                    await client.send(audio[place : place + CHUNK])
+                    await asyncio.sleep(CHUNK / 32_000 / speed)
+                await client.stop()
+
+        speaking = asyncio.create_task(speak())
+        try:
+            return [message async for message in client]
+        finally:
+            speaking.cancel()
+            await asyncio.gather(speaking, return_exceptions=True)
+
+
+def words(messages: list[ServerMessage]) -> list[str]:
+    return [word for message in messages if isinstance(message, FinalMessage) for word in message.text.split()]
+
+
+def warned(messages: list[ServerMessage]) -> list[str]:
+    return [message.code for message in messages if isinstance(message, WarningMessage)]
+
+
+def assert_closed(messages: list[ServerMessage], audio: bytes) -> None:
+    last = messages[-1]
+    assert isinstance(last, ClosedMessage)
+    assert last.code == "stopped"
+    assert last.received == last.finalized == len(audio) // 2
+
+
+async def test_a_caller_hears_the_same_as_from_the_node_itself(plain: str) -> None:
+    audio = marker_audio(12)
+    direct = [m for m in await said(plain, audio) if isinstance(m, FinalMessage)]
+    async with edge(plain) as url:
+        messages = await said(url, audio)
+        partials = [m for m in messages if isinstance(m, PartialMessage)]
+        through = [m for m in messages if isinstance(m, FinalMessage)]
+    assert_closed(messages, audio)
+    assert partials
+    assert [(m.text, m.start, m.end, m.words, m.confidence) for m in through] == [
+        (m.text, m.start, m.end, m.words, m.confidence) for m in direct
+    ]
+
+
+async def test_many_callers_at_once(plain: str) -> None:
+    counts = [3, 9, 6, 1, 12, 4]
+    async with edge(plain) as url:
+        heard = await asyncio.gather(*(said(url, marker_audio(n, first=10 * n)) for n in counts))
+    assert [words(messages) for messages in heard] == [wire.markers(n, first=10 * n) for n in counts]
+
+
+async def test_a_network_that_breaks_in_every_way_costs_no_word(plain: str, caplog: pytest.LogCaptureFixture) -> None:
+    audio = marker_audio(40)  # 24 s
+    caplog.set_level(logging.INFO, "backends.relay")
+    async with between(plain) as proxy, edge(at(proxy)) as url, asyncio.TaskGroup() as group:
+
+        async def strike() -> None:
+            for kind in KINDS:
+                await asyncio.sleep(0.4)
+                await proxy.strike(kind)
+
+        striking = group.create_task(strike())
+        messages = await said(url, audio, speed=4)
+        await striking
+    assert words(messages) == wire.markers(40)
+    assert_closed(messages, audio)
+    assert "backend_changed" not in warned(messages)
+    assert caplog.text.count("goes on at") >= 3
+
+
+async def test_another_node_that_knows_nothing_of_the_session_is_given_what_is_not_final(spawn: Spawn) -> None:
+    audio = marker_audio(14)
+    first = await asyncio.to_thread(spawn, wire.engine_env())
+    async with (
+        wire.serve() as second,
+        between(first.url) as proxy,
+        edge(at(proxy)) as url,
+        asyncio.TaskGroup() as group,
+    ):
+
+        async def replace() -> None:
+            await asyncio.sleep(0.7)
+            proxy.ports = [urlsplit(second).port or 0]
+            first.signal(signal.SIGKILL)
+
+        group.create_task(replace())
+        messages = await said(url, audio, speed=5)
+    assert words(messages) == wire.markers(14)
+    assert_closed(messages, audio)
+
+
+async def test_where_the_node_dies_another_backend_goes_on(spawn: Spawn) -> None:
+    audio = marker_audio(14)
+    node = await asyncio.to_thread(spawn, wire.engine_env())
+    async with edge(node.url, "relay,scripted", relay_resume_seconds=0.3) as url, asyncio.TaskGroup() as group:
+
+        async def kill() -> None:
+            await asyncio.sleep(0.7)
+            node.signal(signal.SIGKILL)
+
+        group.create_task(kill())
+        messages = await said(url, audio, speed=5)
+    assert words(messages) == wire.markers(14)
+    assert_closed(messages, audio)
+    assert "backend_changed" in warned(messages)
+
+
+async def test_real_speech_through_a_network_that_breaks(spawn: Spawn) -> None:
+    if not registry.probe("pocketsphinx").available:
+        pytest.skip("pocketsphinx is not installed")
+    node = await asyncio.to_thread(spawn, {"STT_BACKEND": "pocketsphinx"})
+    audio = pcm(SAMPLES / "hello.flac")
+    direct = await said(node.url, audio, speed=3)
+    async with between(node.url) as proxy, edge(at(proxy)) as url, asyncio.TaskGroup() as group:
+
+        async def strike() -> None:
+            for kind in ("reset", "mid_frame"):
+                await asyncio.sleep(0.25)
+                await proxy.strike(kind)
+
+        group.create_task(strike())
+        messages = await said(url, audio, speed=3)
+        assert proxy.connections >= 3
+    assert words(messages) == words(direct)
+    assert word_error_rate(manifest()["hello.flac"]["transcript"], " ".join(words(messages))) <= 0.1
+
+
+# Who is let in, and what for
+
+
+def contents(folder: Path) -> list[bytes]:
+    return [file.read_bytes() for file in folder.iterdir()]
+
+
+async def test_the_callers_key_is_passed_on_and_never_written_down(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    log = tmp_path / "log.db"
+    keys = {"api_keys": "alice-secret,bob-secret", "event_log": f"sqlite:{log}"}
+    async with (
+        wire.serve(api_keys="alice-secret") as node,
+        edge(node, relay_pass_authorization=True, **keys) as url,
+    ):
+        assert words(await said(url, marker_audio(3), key="alice-secret")) == wire.markers(3)
+        with pytest.raises(SessionError) as caught:
+            await said(url, marker_audio(3), key="bob-secret")
+    assert caught.value.code == "backend_rejected"
+    assert "does not let you in" in caught.value.message
+    own = [r.getMessage() for r in caplog.records if r.name.startswith(("bridge", "backends"))]
+    assert own
+    assert not [line for line in own if "-secret" in line]
+    assert b"-secret" not in b"".join(await asyncio.to_thread(contents, tmp_path))
+
+
+async def test_an_edge_without_keys_of_its_own_passes_on_what_it_is_given() -> None:
+    async with wire.serve(api_keys="alice") as node, edge(node, relay_pass_authorization=True) as url:
+        assert words(await said(url, marker_audio(3), key="alice")) == wire.markers(3)
+        with pytest.raises(SessionError) as caught:
+            await said(url, marker_audio(3))
+        assert caught.value.code == "backend_misconfigured"
+
+
+async def test_a_language_that_the_node_refuses() -> None:
+    node = FakeServer(Plan(), Plan(refuse="unsupported_language"))
+    async with node.serving(), edge(node.url) as url:
+        with pytest.raises(SessionError) as caught:
+            await said(url, marker_audio(1), StartMessage(encoding="pcm_s16le", language="fi"))
+    assert (caught.value.code, caught.value.message) == ("unsupported_language", "No.")
+
+
+async def test_it_is_ready_when_the_node_is() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        node = await stack.enter_async_context(wire.serve(wire.engine_env(max_streams=5)))
+        port = urlsplit(node).port
+        async with edge(node, relay_health_seconds=0.1) as url:
+            ready = await wire.get(f"{url}/readyz")
+            assert (ready.status, ready.json["capacity"]) == (200, 5)
+            await stack.aclose()
+            await wire.eventually(lambda: wire.http_get(f"{url}/readyz").status == 503)
+            async with wire.serve(port=port):
+                await wire.eventually(lambda: wire.http_get(f"{url}/readyz").status == 200)
+
+
+async def test_a_muted_caller_costs_the_node_nothing_and_is_heard_again() -> None:
+    start = {"encoding": "pcm_s16le"}
+    async with (
+        wire.serve(idle_seconds=0.4) as node,
+        edge(node) as url,
+        wire.Wire.stream(url, start=start) as caller,
+    ):
+        await caller.until("ready")
+        await caller.audio(marker_audio(2))
+        await caller.until("final", 2)
+        await wire.eventually(lambda: wire.http_get(f"{node}/readyz").json["sessions"] == 0)
+        await caller.audio(marker_audio(2, first=2))
+        await caller.say({"type": "stop"})
+        outcome = await caller.finish()
+    assert outcome.words == wire.markers(4)
+    assert outcome.messages[-1]["code"] == "stopped"
