@@ -14,6 +14,8 @@ import pytest
 
 from backends.base import BackendError, BlockingBackend, Capabilities, RecognitionConfig, Result, StreamCancelled
 from backends.scripted import marker_audio
+from bridge.observe import trace
+from bridge.observe.trace import Tracing
 from bridge.session.engine import Engine
 from bridge.session.threads import AUDIO_CHUNKS, ThreadBridge, _Results
 from tests.session.harness import markers, session_on, words
@@ -340,3 +342,18 @@ def test_a_thread_that_outlives_the_loop_is_told_so() -> None:
     loop.close()
     with pytest.raises(StreamCancelled):
         results.put(final("too late"))
+
+
+async def test_what_a_thread_does_belongs_to_the_session() -> None:
+    """Its log lines name the session and the trace; contexts do not reach a pool's threads by themselves."""
+
+    def body(audio: Iterator[bytes]) -> Iterator[Result]:
+        for _ in audio:
+            pass
+        yield final(str(trace.trace_id()))
+
+    bridge = ThreadBridge(Blocking(body), 1)
+    for _ in range(2):  # the same thread
+        here = Tracing().begin("websocket", None)
+        assert [result.text async for result in bridge.recognize(RecognitionConfig(), chunks(1))] == [here.trace_id]
+    await bridge.close()
