@@ -76,7 +76,7 @@ class Hearing:
         """
         collected = Collected()
         async with present(request), self._open(audio, wanted, caller, protocol) as run:
-            async for final in run.finals():
+            async for final in run.finals(together=True):
                 collected.add(Segment.of(final), final.language)
             return collected.heard(run)
 

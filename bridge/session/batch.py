@@ -19,13 +19,18 @@ from bridge.errors import BridgeError
 from bridge.protocols import events
 from bridge.protocols.events import Start
 from bridge.session.account import NOBODY, Account
+from bridge.session.hub import Finals
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
 from bridge.session.places import Terms
 from bridge.session.session import Session
 
 MOST_WAITING: Final = 64
-"""Finals that may wait for whoever takes them, before the file is read on: fewer than overflow an outbox."""
+"""Finals that may wait for whoever takes them, before the file is read on."""
+OUTBOX_EVENTS: Final = 4_096
+"""That overflow an outbox: many more than the audio in the queue says."""
+QUEUE_SECONDS: Final = 15.0
+"""Audio that waits for the engine, half a megabyte: most of what people dictate is whole then, see `Run.finals`."""
 _WEEK: Final = 7 * 86_400.0
 
 Progress = Callable[[float, float | None], None]
@@ -50,10 +55,11 @@ class Run:
         self._progress = progress
         self._bytes = 0
         self._per_second = audio.frame_bytes * audio.sample_rate
-        self._outbox = session.subscribe(acks=False)
+        self._outbox = Finals(OUTBOX_EVENTS)
+        session.deliver_to(self._outbox)
         self._taken = asyncio.Event()
-        self._running = asyncio.create_task(session.run(), name=f"session-{session.id}")
-        self._feeding = asyncio.create_task(self._feed(), name=f"feed-{session.id}")
+        self._tasks: list[asyncio.Task[None]] = []
+        self._broken: BridgeError | None = None  # why the audio ended before its end
 
     @property
     def backend(self) -> str:
@@ -70,14 +76,21 @@ class Run:
         """Audio that was taken in."""
         return self._bytes / self._per_second
 
-    async def finals(self) -> AsyncGenerator[events.Final]:
+    async def finals(self, *, together: bool = False) -> AsyncGenerator[events.Final]:
         """What was said, as it becomes final, to the end of the audio. To be used once.
+
+        `together`: they may come at the end, all at once. For a short file that costs half: no task hands anything to
+        another.
 
         Raises:
             BridgeError: the session did not get to the end. Or whatever `chunks` raised: then the finals of what came
                 before it have been given.
         """
         failure: BridgeError | None = None
+        if together and await self._fill():
+            await self._session.run()
+        else:
+            self._start()
         while batch := await self._outbox.get():
             self._taken.set()
             for event in batch:
@@ -89,38 +102,65 @@ class Run:
                     case _:
                         pass
         if self._outbox.overflowed:
-            raise BridgeError("slow_receiver")
+            failure = BridgeError("slow_receiver")
+        elif failure is None and self._session.end_code != "stopped":
+            failure = BridgeError(self._session.end_code or "internal")
         if failure is not None:
             raise failure
-        if self._session.end_code != "stopped":
-            raise BridgeError(self._session.end_code or "internal")
-        await self._feeding
+        await asyncio.gather(*self._tasks)
+        if self._broken is not None:
+            raise self._broken
 
     async def close(self) -> None:
         """End it, wherever it is."""
-        tasks = {self._running, self._feeding}
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)  # what went wrong, `finals` has told whoever asked
+        # What went wrong, `finals` has told whoever asked.
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self) -> None:
+        """Feed it and run it, each in a task of its own."""
+        session = self._session
+        self._tasks = [
+            asyncio.create_task(session.run(), name=f"session-{session.id}"),
+            asyncio.create_task(self._feed(), name=f"feed-{session.id}"),
+        ]
+
+    async def _fill(self) -> bool:
+        """Have the session take in audio before it runs, as far as it has room; whether that is all there is."""
+        try:
+            async for chunk in self._chunks:
+                if not self._take(chunk):
+                    return False
+        except BridgeError as exc:
+            self._broken = exc
+        self._session.stop()
+        return True
 
     async def _feed(self) -> None:
         session = self._session
         try:
+            await session.room()
             async for chunk in self._chunks:
                 if session.stopping:
                     break
-                if not session.feed(chunk):
+                if not self._take(chunk):
                     await session.room()
                 else:
                     await asyncio.sleep(0)  # a source that is always ready must not keep the loop
                 while self._outbox.waiting > MOST_WAITING:
                     self._taken.clear()
                     await self._taken.wait()
-                self._bytes += len(chunk)
-                if self._progress is not None:
-                    self._progress(self.seconds, self.total)
         finally:
             session.stop()
+
+    def _take(self, chunk: bytes) -> bool:
+        """Have the session take it in; whether it takes more at once."""
+        room = self._session.feed(chunk)
+        self._bytes += len(chunk)
+        if self._progress is not None:
+            self._progress(self.seconds, self.total)
+        return room
 
 
 class Batch:
@@ -171,4 +211,11 @@ class Batch:
 
 def without_clock(limits: SessionLimits) -> SessionLimits:
     """Limits for audio from a file: nobody is waiting, so it may take as long as it takes."""
-    return dataclasses.replace(limits, session_seconds=_WEEK, idle_seconds=_WEEK, stop_seconds=_WEEK, ack_seconds=_WEEK)
+    return dataclasses.replace(
+        limits,
+        session_seconds=_WEEK,
+        idle_seconds=_WEEK,
+        stop_seconds=_WEEK,
+        ack_seconds=_WEEK,
+        queue_seconds=max(QUEUE_SECONDS, limits.queue_seconds),
+    )

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from bridge.protocols.events import Ack, Closed, LastingEvent, Partial, ServerEvent
+from bridge.protocols.events import Ack, Closed, Error, LastingEvent, Partial, ServerEvent
 from bridge.protocols.events import Final as FinalEvent
 
 HISTORY: Final = 32
@@ -90,6 +90,18 @@ class Outbox:
         if closing is not None:
             events.append(closing)
         return events
+
+
+_SAID: Final = (FinalEvent, Error, Closed)
+
+
+class Finals(Outbox):
+    """Of a receiver that wants to know what was said and how it ended, and nothing of the way there."""
+
+    def put(self, event: ServerEvent) -> None:
+        """As `Outbox`."""
+        if isinstance(event, _SAID):
+            super().put(event)
 
 
 class Hub:

@@ -126,11 +126,15 @@ class Session:
 
     # What the client's side calls
 
-    def subscribe(self, *, acks: bool = True) -> Outbox:
+    def subscribe(self) -> Outbox:
         """A new receiver of this session's events: `Ready`, then everything from now on."""
-        outbox = self._out.hub.subscribe(acks=acks)
+        outbox = self._out.hub.subscribe()
         outbox.put(self.ready())
         return outbox
+
+    def deliver_to(self, outbox: Outbox) -> None:
+        """Put the session's events from now on into this one, too."""
+        self._out.hub.attach(outbox)
 
     @property
     def finalized(self) -> int:
@@ -410,6 +414,10 @@ class Session:
         Raises:
             BridgeError: one cannot go on; then none does.
         """
+        if self._stopped.is_set() and len(self._channels) == 1 and self._take_in(self._loop.time()):
+            self._close_audio()  # all the audio is here: there is nothing to be done beside the recognition
+            await self._channels[0].run()
+            return
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._drain(), name=f"drain-{self.id}")
