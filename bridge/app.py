@@ -22,6 +22,8 @@ from bridge.audio.vad.detector import VoiceDetectionError, make_voice_detection
 from bridge.audio.vad.segmenter import Endpointing
 from bridge.errors import BridgeError
 from bridge.guarding import Protection, make_protection
+from bridge.jobs.intake import JobIntake
+from bridge.jobs.service import JobService
 from bridge.observe.http import App, HttpObserver
 from bridge.observe.metrics import Metrics
 from bridge.observe.recording import MissingPackageError as NoRecorderError
@@ -57,8 +59,10 @@ from bridge.settings import (
 from bridge.transports.server import Server, listen, make_server
 from bridge.transports.websocket import Codec, ConnectionLimits, Message, Receive, Send, StreamEndpoint, refuse
 from bridge.uploads.blobs import BlobStore
+from bridge.uploads.desk import UploadDesk
 from bridge.uploads.urls import MissingPackageError as NoStoreError
 from bridge.uploads.urls import open_blobs
+from bridge.working import make_jobs
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +196,9 @@ class Bridge:
     keeper: Keeper
     media: MediaDecoder
     bodies: Bodies
+    blobs: BlobStore
+    jobs: JobService
+    uploads: UploadDesk
     metrics: Metrics
     tracing: Tracing
     protection: Protection
@@ -205,16 +212,32 @@ class Bridge:
         Raises:
             BackendError: the backend or the voice detector cannot be loaded.
             LogUnavailableError: the event log cannot be opened.
+            StoreUnavailableError, BridgeError: jobs, or the files of jobs, cannot be kept.
         """
-        self.protection.open()
-        await self.keeper.open()
-        await self.media.open()
+        async with contextlib.AsyncExitStack() as opened:  # what comes first is closed last
+            opened.push_async_callback(self.tracing.close)
+            opened.push_async_callback(self.protection.close)
+            self.protection.open()
+            opened.push_async_callback(self.manager.close)
+            await self.keeper.open()
+            opened.push_async_callback(self.keeper.close)
+            await self.media.open()
+            opened.push_async_callback(self.media.close)
+            await self.blobs.open()
+            opened.push_async_callback(self.blobs.close)
+            opened.push_async_callback(self.bodies.close)
+            await self.jobs.open()
+            opened.push_async_callback(self.jobs.close)
+            await self._serve(listener, loaded)
+
+    async def _serve(self, listener: socket.socket, loaded: asyncio.Event | None) -> None:
         serving = asyncio.create_task(self.server.serve([listener]), name="server")
         loading = asyncio.create_task(self.manager.load(), name="load")
         try:
             await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 loading.result()
+                self.jobs.start()
                 if loaded is not None:
                     loaded.set()
             await asyncio.shield(serving)  # cancelled or not, it ends in its own order below
@@ -222,12 +245,6 @@ class Bridge:
             loading.cancel()
             self.server.should_exit = True
             await asyncio.gather(serving, loading, return_exceptions=True)
-            await self.bodies.close()
-            await self.media.close()
-            await self.keeper.close()
-            await self.manager.close()
-            await self.protection.close()
-            await self.tracing.close()
 
 
 def make_tracing(settings: Settings, env: Mapping[str, str]) -> Tracing:
@@ -274,6 +291,18 @@ def make_blobs(settings: Settings, env: Mapping[str, str]) -> BlobStore:
         raise SettingsError(f"STT_UPLOADS: {exc}") from None
 
 
+def make_uploads(settings: Settings, blobs: BlobStore, jobs: JobService, media: MediaDecoder) -> UploadDesk:
+    """Where files come in piece by piece; whole ones become jobs. Not opened yet."""
+    return UploadDesk(
+        blobs,
+        JobIntake(jobs.desk, media, jobs.webhooks.check),
+        max_bytes=settings.max_file_bytes,
+        max_uploads=settings.max_uploads,
+        owner_uploads=settings.key_uploads,
+        keep_seconds=settings.upload_seconds,
+    )
+
+
 def make_media(settings: Settings) -> MediaDecoder:
     """What reads files, within the settings' limits; not opened yet."""
     return MediaDecoder(max_bytes=settings.max_file_bytes, max_seconds=settings.max_file_seconds)
@@ -300,6 +329,9 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     media = make_media(settings)
     bodies = Bodies(max_bytes=settings.max_file_bytes, max_bodies=settings.max_files)
     batch = Batch(manager, media)
+    blobs = make_blobs(settings, environ)
+    jobs = make_jobs(settings, blobs, batch, metrics, tracing, environ)
+    uploads = make_uploads(settings, blobs, jobs, media)
     reception = Reception(keeper)
     journal = keeper.journal
     metrics.follow_sessions(
@@ -334,11 +366,19 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
             media=media,
             bodies=bodies,
             batch=batch,
+            blobs=blobs,
+            jobs=jobs,
+            uploads=uploads,
         )
     )
+
+    async def drain() -> None:
+        await jobs.stop()  # first: what is put back would be refused here, and begun anew
+        await keeper.drain(settings.shutdown_seconds)
+
     server = make_server(
         Gateway(HttpObserver(WebHeaders(app, settings.allowed_origins), metrics.http, tracing), sockets),
-        drain=lambda: keeper.drain(settings.shutdown_seconds),
+        drain=drain,
         max_connections=settings.max_connections,
         max_message_bytes=settings.max_message_bytes,
         ping_seconds=settings.ping_seconds,
@@ -347,7 +387,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
     )
-    return Bridge(settings, manager, keeper, media, bodies, metrics, tracing, protection, server)
+    return Bridge(settings, manager, keeper, media, bodies, blobs, jobs, uploads, metrics, tracing, protection, server)
 
 
 def misspellings(settings: Settings, env: Mapping[str, str]) -> list[str]:

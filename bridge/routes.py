@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
 import bridge
-from bridge.api import admin, health, metrics, models, openai, sessions, transcriptions
+from bridge.api import admin, health, metrics, models, openai, sessions, transcriptions, tus, uploads
 from bridge.api.bodies import Bodies
 from bridge.api.door import Door
 from bridge.api.hearing import Hearing
@@ -23,10 +23,13 @@ from bridge.api.openai_errors import openai_body, openai_error, speaks_openai
 from bridge.api.refusals import document
 from bridge.audio.media import MediaDecoder
 from bridge.errors import BridgeError
+from bridge.jobs.service import JobService
 from bridge.observe.metrics import Metrics
 from bridge.session.archive import Archive
 from bridge.session.batch import Batch
 from bridge.session.keeper import Keeper
+from bridge.uploads.blobs import BlobStore
+from bridge.uploads.desk import UploadDesk
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,21 @@ class Parts:
     media: MediaDecoder
     bodies: Bodies
     batch: Batch
+    blobs: BlobStore
+    jobs: JobService
+    uploads: UploadDesk
 
 
 def make_http(parts: Parts) -> FastAPI:
     """The application behind every path that is no socket's."""
-    app = FastAPI(title="STT Bridge", version=bridge.__version__, docs_url="/docs", redoc_url=None)
+    # The framework's own spans hold query strings, where a key may stand, and the texts of exceptions.
+    app = FastAPI(
+        title="STT Bridge",
+        version=bridge.__version__,
+        docs_url="/docs",
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
     hearing = Hearing(parts.bodies, parts.batch)
     names = models.Models(parts.keeper.manager.engines)
     routers = (
@@ -55,6 +68,8 @@ def make_http(parts: Parts) -> FastAPI:
         models.router(names, parts.door),
         openai.router(hearing, names, parts.door),
         transcriptions.router(hearing, names, parts.door),
+        uploads.router(parts.door, parts.bodies, parts.uploads),
+        tus.router(parts.door, parts.bodies, parts.uploads),
     )
     for router in routers:
         app.include_router(router)
@@ -79,6 +94,8 @@ async def answer(request: Request, exc: Exception) -> JSONResponse:
     if not isinstance(exc, BridgeError):
         raise exc
     headers = {} if exc.retry_after is None else {"retry-after": str(math.ceil(exc.retry_after))}
+    if exc.row.status == 401:
+        headers["www-authenticate"] = "Bearer"  # RFC 9110, 15.5.2
     if speaks_openai(request.url.path):
         status, body = openai_error(exc)
         return JSONResponse(body, status, headers)

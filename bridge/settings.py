@@ -181,8 +181,8 @@ class Settings(BaseModel):
     key_sessions: int | None = Field(
         None, ge=1, le=100_000, description="Sessions that each key or user may have open at once, at one server."
     )
-    key_uploads: int | None = Field(
-        None, ge=1, le=100_000, description="Uploads that each key or user may have begun and not completed."
+    key_uploads: int = Field(
+        250, ge=1, le=100_000, description="Uploads that each key or user may have begun and not completed."
     )
     key_audio_minutes: float | None = Field(
         None,
@@ -288,6 +288,18 @@ class Settings(BaseModel):
     job_workers: int = Field(2, ge=0, le=1_024, description="Jobs worked on at once in one process; 0: none.")
     job_attempts: int = Field(
         10, ge=1, le=1_000, description="Times that a job is begun again after its worker died, before it fails."
+    )
+    job_lease_seconds: float = Field(
+        15, ge=1, le=3_600, description="A worker that says nothing for so long is gone, and another takes its jobs."
+    )
+    max_jobs: int = Field(10_000, ge=1, le=10_000_000, description="Jobs that wait for a worker.")
+    webhook_secret: Annotated[str, Field(min_length=24)] | None = Field(
+        None,
+        description="Signs webhooks, by Standard Webhooks: any text, or `whsec_` and base64. Unset: none are sent.",
+        json_schema_extra=_SECRET,
+    )
+    webhook_hosts: CommaSeparated = Field(
+        (), description="Hosts that webhooks may go to though they are not on the public network, separated by commas."
     )
 
     # What operators see

@@ -47,6 +47,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.audio",
         "bridge.errors",
         "bridge.guarding",
+        "bridge.jobs",
         "bridge.observe",
         "bridge.protocols",
         "bridge.routes",
@@ -54,16 +55,21 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.session",
         "bridge.settings",
         "bridge.transports",
+        "bridge.uploads",
+        "bridge.working",
     },
-    # Its other parts: who may connect, and the HTTP routes.
+    # Its other parts: who may connect, jobs, and the HTTP routes.
     "bridge.guarding": {"bridge.observe", "bridge.security", "bridge.settings"},
+    "bridge.working": {"bridge.jobs", "bridge.observe", "bridge.session", "bridge.settings", "bridge.uploads"},
     "bridge.routes": {
         "bridge",
         "bridge.api",
         "bridge.audio",
         "bridge.errors",
+        "bridge.jobs",
         "bridge.observe",
         "bridge.session",
+        "bridge.uploads",
     },
     # A stand-in for somebody else's service, with the bridge's own engines inside.
     "bridge.emulator": {
@@ -84,6 +90,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.security",
         "bridge.session",
         "bridge.transcript",
+        "bridge.uploads",
     },
     "bridge.session": {
         "backends.base",
@@ -96,10 +103,13 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.state",
     },
     "bridge.jobs": {
+        "bridge",
         "bridge.audio",
         "bridge.cluster",
         "bridge.errors",
         "bridge.observe",
+        "bridge.protocols",
+        "bridge.session",
         "bridge.sqlite",
         "bridge.transcript",
         "bridge.uploads",
@@ -170,6 +180,8 @@ KEPT_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "soxr": ("bridge.audio",),
     "rich": ("bridge.commands",),
     "fsspec": ("bridge.uploads.remote",),
+    "taskiq": ("bridge.jobs.delivery",),
+    "taskiq_redis": ("bridge.jobs.delivery",),
     "redis": ("bridge.cluster", "bridge.session.eventlog", "bridge.jobs", "bridge.security.rates"),
     "sqlite3": ("bridge.sqlite", "bridge.session.eventlog", "bridge.jobs"),
     "pocketsphinx": (

@@ -17,6 +17,7 @@ class Changes:
     def __init__(self) -> None:
         self._watched: dict[str, set[asyncio.Event]] = {}
         self._work = asyncio.Event()
+        self._notice = asyncio.Event()
 
     def ring(self, job_id: str) -> None:
         """Something of this job has changed."""
@@ -29,6 +30,7 @@ class Changes:
             for event in events:
                 event.set()
         self._work.set()
+        self._notice.set()
 
     def offer_work(self) -> None:
         """There may be a job to begin."""
@@ -36,12 +38,15 @@ class Changes:
 
     async def work(self, seconds: float) -> None:
         """Wait until there may be one, at most so long."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._work.wait()
-        except TimeoutError:
-            pass
-        self._work.clear()
+        await _within(self._work, seconds)
+
+    def offer_notice(self) -> None:
+        """Somebody may have to be told of a job's end."""
+        self._notice.set()
+
+    async def notice(self, seconds: float) -> None:
+        """Wait until that may be so, at most so long."""
+        await _within(self._notice, seconds)
 
     def watch(self, job_id: str) -> Watch:
         """A bell of one's own for this job, from now on; to be closed."""
@@ -59,13 +64,7 @@ class Watch:
 
     async def changed(self, seconds: float) -> bool:
         """Wait for a change since the last call, at most so long; whether there was one."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._event.wait()
-        except TimeoutError:
-            return False
-        self._event.clear()
-        return True
+        return await _within(self._event, seconds)
 
     def close(self) -> None:
         """Nobody waits any more."""
@@ -80,3 +79,14 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait until it is set, at most so long, and clear it; whether it was."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    event.clear()
+    return True

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from bridge.audio.media import MediaDecoder
 from bridge.errors import BridgeError
 from bridge.jobs.desk import JobDesk
-from bridge.jobs.models import MAX_URL_CHARS, JobOptions, NewJob
+from bridge.jobs.models import JobOptions, NewJob
 from bridge.uploads.models import Whole
 
 _FLAGS: Final = {"job": ("true", "false", "1", "0", "yes", "no", "on", "off"), "first_seq": ("0", "1")}
 
 
 class JobIntake:
-    """Takes whole files for one server's jobs (`bridge.uploads.models.Intake`)."""
+    """Takes whole files for one server's jobs (`bridge.uploads.models.Intake`).
 
-    def __init__(self, desk: JobDesk, media: MediaDecoder) -> None:
+    `check_webhook` refuses an address that no webhook may go to.
+    """
+
+    def __init__(self, desk: JobDesk, media: MediaDecoder, check_webhook: Callable[[str], object]) -> None:
         self._desk = desk
         self._media = media
+        self._check_webhook = check_webhook
 
     def check_fields(self, fields: Mapping[str, str]) -> None:
         """Look at options before anything is uploaded.
@@ -32,8 +36,8 @@ class JobIntake:
         for name, allowed in _FLAGS.items():
             if fields.get(name, allowed[0]).strip().lower() not in allowed:
                 raise BridgeError("bad_request", f"{name}: should be one of {', '.join(allowed)}")
-        if len(fields.get("webhook", "")) > MAX_URL_CHARS:
-            raise BridgeError("bad_request", f"webhook: should be at most {MAX_URL_CHARS} characters")
+        if webhook := fields.get("webhook"):
+            self._check_webhook(webhook)
 
     async def check(self, path: Path, name: str, fields: Mapping[str, str]) -> None:
         """Look whether a file is audio, by its content; of raw samples, whether there are any, and not too many.

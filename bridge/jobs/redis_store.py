@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from bridge.cluster.client import RedisClient
 from bridge.cluster.script import Script
 from bridge.jobs import redis_scripts as scripts
+from bridge.jobs.delivery import Courier
 from bridge.jobs.models import Job, Notice, Outcome, Progress, State, Terms, encode
 from bridge.jobs.redis_scripts import PREFIX
 from bridge.jobs.store import (
@@ -59,6 +60,7 @@ class RedisJobStore(JobStore):
             url, "the store of jobs", StoreUnavailableError, answer_seconds=ANSWER_SECONDS, connections=CONNECTIONS
         )
         self._listening: asyncio.Task[None] | None = None
+        self._couriers: dict[str, Courier] = {}
 
     async def open(self) -> None:
         """See `JobStore`.
@@ -74,6 +76,8 @@ class RedisJobStore(JobStore):
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
+        for courier in self._couriers.values():
+            await courier.close()
         await self._redis.close()
 
     async def _listen(self) -> None:
@@ -121,10 +125,11 @@ class RedisJobStore(JobStore):
             raise JobConflictError(job_id)
         if became == b"full":
             raise StoreFullError
-        self.changes.offer_work()
         job = _job_of_pairs(found)
         if job is None:
             raise StoreUnavailableError("a job is gone in the moment in which it was made")
+        if became == b"new":
+            await self._courier(terms.backend).send(job_id)
         return job
 
     async def get(self, job_id: str) -> Job | None:
@@ -160,7 +165,9 @@ class RedisJobStore(JobStore):
 
     async def cancel(self, job_id: str) -> Job | None:
         """See `JobStore`."""
-        return _job_of_pairs(await self._call(scripts.CANCEL, job_id))
+        job = _job_of_pairs(await self._call(scripts.CANCEL, job_id))
+        self.changes.offer_notice()
+        return job
 
     async def delete(self, job_id: str) -> bool:
         """See `JobStore`."""
@@ -191,17 +198,30 @@ class RedisJobStore(JobStore):
         if outcome.code is not None:
             fields += ["code", outcome.code, "message", outcome.message or ""]
         there = int(outcome.segments is not None)
-        return bool(await self._call(scripts.FINISH, job.id, job.attempt, outcome.state, there, result, *fields))
+        args = [job.id, job.attempt, outcome.state, there, result, *fields]
+        finished = bool(await self._call(scripts.FINISH, *args))
+        self.changes.offer_notice()
+        return finished
 
     async def put_back(self, job: Job, seconds: float = 0.0, *, failed: bool = False) -> bool:
         """See `JobStore`."""
         held = bool(await self._call(scripts.PUT_BACK, job.id, job.attempt, seconds, int(failed)))
-        self.changes.offer_work()
+        if held and not seconds:
+            await self._courier(job.terms.backend).send(job.id)
         return held
 
     async def next_claim(self, backend: str) -> float | None:
         """See `JobStore`."""
         return _seconds(await self._call(scripts.UNTIL, f"q:{backend}", f"l:{backend}"))
+
+    async def follow(self, backend: str, wanted: Callable[[], Awaitable[object]]) -> None:
+        """See `JobStore`."""
+        await self._courier(backend).follow(wanted, self.changes.offer_work)
+
+    def _courier(self, backend: str) -> Courier:
+        if (courier := self._couriers.get(backend)) is None:
+            courier = self._couriers[backend] = Courier(self.url, backend, self.rules.lease_seconds)
+        return courier
 
     # Webhooks
 

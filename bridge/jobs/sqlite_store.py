@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -153,6 +153,7 @@ class SqliteJobStore(JobStore):
         job = await self._database.do(work)
         self.changes.ring(job_id)
         self.changes.ring(stop_of(job_id))
+        self.changes.offer_notice()
         return job
 
     async def delete(self, job_id: str) -> bool:
@@ -201,6 +202,8 @@ class SqliteJobStore(JobStore):
         lost, job = await self._database.do(work)
         for job_id in lost:
             self.changes.ring(job_id)
+        if lost:
+            self.changes.offer_notice()
         if job is not None:
             self.changes.ring(job.id)
         return job
@@ -279,6 +282,7 @@ class SqliteJobStore(JobStore):
 
         finished = await self._database.do(work)
         self.changes.ring(job.id)
+        self.changes.offer_notice()
         return finished
 
     async def put_back(self, job: Job, seconds: float = 0.0, *, failed: bool = False) -> bool:
@@ -302,6 +306,9 @@ class SqliteJobStore(JobStore):
         return await self._seconds_until(
             "SELECT min(due) FROM jobs WHERE backend = ? AND state IN ('queued', 'running')", backend
         )
+
+    async def follow(self, backend: str, wanted: Callable[[], Awaitable[object]]) -> None:
+        """Nothing: nobody tells of what another process hands in. Its own workers take it, or others when they look."""
 
     # Webhooks
 

@@ -8,7 +8,7 @@ So a job may be worked on twice, but it gets one result.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -129,6 +129,13 @@ class JobStore(ABC):
     @abstractmethod
     async def next_claim(self, backend: str) -> float | None:
         """Seconds until a job may be begun or a lease runs out; None: nothing is known of."""
+
+    @abstractmethod
+    async def follow(self, backend: str, wanted: Callable[[], Awaitable[object]]) -> None:
+        """Ring `changes` for jobs that others hand in, for as long as there may be any.
+
+        `wanted` returns when a worker here has nothing to do; until then, others are told.
+        """
 
     # Webhooks
 

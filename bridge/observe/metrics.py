@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -20,6 +20,7 @@ _LATENCY: Final = (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.5, 0.7, 1.0, 1.5, 2.5, 5.
 _REQUEST: Final = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0)
 _HANDLING: Final = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 1e-1, 1.0)
 _LIFETIME: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0)
+_JOB: Final = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0)
 _REPORTED_SECONDS: Final = 1.0
 _QUEUE: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -119,6 +120,7 @@ class Metrics:
             ["by"],
             registry=self.registry,
         )
+        self.jobs = JobMetrics(self.registry)
         self.ready = Gauge("stt_ready", "1 while new sessions are taken.", registry=self.registry)
         self._engine = EngineCollector(self.registry.collect())
         self.registry.register(self._engine)
@@ -311,6 +313,44 @@ class _BackendLabels:
         self.partial = metrics.partial_seconds.labels(backend)
         self.final = metrics.final_seconds.labels(backend)
         self.given = metrics.backend_audio_seconds.labels(backend)
+
+
+class JobMetrics:
+    """What jobs come to; `bridge.jobs.worker` and `bridge.jobs.webhooks` report."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._jobs = Gauge("stt_jobs", "Jobs in the store, by state.", ["state"], registry=registry)
+        self._seconds = Histogram(
+            "stt_job_seconds",
+            "An attempt at a job, by how it ended: its state, `put_back`, or `gone` to another worker.",
+            ["state"],
+            buckets=_JOB,
+            registry=registry,
+        )
+        self._attempts = Counter(
+            "stt_job_attempts",
+            "Attempts begun: the first, again after a failure or a stop, or instead of a worker that was lost.",
+            ["why"],
+            registry=registry,
+        )
+        self._webhooks = Counter("stt_webhooks", "Webhooks tried, by outcome.", ["outcome"], registry=registry)
+
+    def counted(self, jobs: Mapping[str, int]) -> None:
+        """So many jobs are in each state."""
+        for state, count in jobs.items():
+            self._jobs.labels(state).set(count)
+
+    def began(self, *, attempt: int, lost: int) -> None:
+        """An attempt was begun; `lost` of those before it with their worker."""
+        self._attempts.labels("first" if attempt == 1 else "takeover" if lost else "again").inc()
+
+    def ended(self, how: str, seconds: float) -> None:
+        """It ended: in a state of the job, `put_back`, or `gone`."""
+        self._seconds.labels(how).observe(seconds)
+
+    def told(self, outcome: str) -> None:
+        """A webhook was tried: `delivered`, `failed` or `given_up`."""
+        self._webhooks.labels(outcome).inc()
 
 
 class SessionMetrics:

@@ -16,7 +16,7 @@ INSTALL: Final = "pip install 'stt-bridge[cluster]'"
 _REDIS: Final = ("redis", "rediss", "unix")
 _ALLOWED: Final = (
     "the value given is not allowed: it should be `sqlite:` (a file in the state folder), `sqlite:PATH`, "
-    "`sqlite::memory:`, `redis://HOST[:PORT][/NUMBER]`, `rediss://…`, `unix://PATH` or `off`"
+    "`sqlite::memory:`, `redis://HOST[:PORT][/NUMBER]`, `rediss://…`, `unix://PATH`"
 )
 _HALF: Final = "the value given is not allowed: it should have a number as its port, and `@` between password and host"
 
@@ -25,24 +25,25 @@ class MissingPackageError(Exception):
     """The log needs a package that is not installed; the text says how to get it."""
 
 
-def check_url(url: str) -> str:
-    """The same.
+def check_url(url: str, *, off: bool = True) -> str:
+    """The same. `off`: whether it may also say that there is to be none.
 
     Raises:
-        ValueError: it means no event log. The sentence does not repeat it: it may hold a password.
+        ValueError: it means no store. The sentence does not repeat it: it may hold a password.
     """
+    allowed = f"{_ALLOWED} or `{OFF}`" if off else _ALLOWED
     scheme, colon, rest = url.partition(":")
-    if url == OFF or (colon and scheme == "sqlite" and not rest.startswith("//")):
+    if (off and url == OFF) or (colon and scheme == "sqlite" and not rest.startswith("//")):
         return url
     if scheme not in _REDIS or not rest.startswith("//") or rest == "//":
-        raise ValueError(_ALLOWED)
+        raise ValueError(allowed)
     try:
         host = scheme == "unix" or urlsplit(url).hostname
         _ = urlsplit(url).port
     except ValueError:  # its sentence shows what stands there, maybe the end of a password
         raise ValueError(_HALF) from None
     if not host:
-        raise ValueError(_ALLOWED)
+        raise ValueError(allowed)
     return url
 
 
@@ -62,19 +63,20 @@ def open_log(url: str, node: str, retention_seconds: float, env: Mapping[str, st
         except ImportError as exc:
             raise MissingPackageError(f"this event log needs the package redis ({exc}): {INSTALL}") from exc
         return RedisLog(url, node, retention_seconds)
-    if rest == ":memory:":
-        return SqliteLog(None, node, retention_seconds)
-    path = Path(rest).expanduser().absolute() if rest else default_path(env)
-    return SqliteLog(path, node, retention_seconds)
+    return SqliteLog(sqlite_path(rest, "sessions.db", env), node, retention_seconds)
 
 
-def default_path(env: Mapping[str, str] | None = None) -> Path:
-    """In the folder for what programs keep.
+def sqlite_path(named: str, default: str, env: Mapping[str, str] | None = None) -> Path | None:
+    """The file that stands behind `sqlite:`; None: in memory. `default`: what it is called in the state folder.
 
     Raises:
         ValueError: there is no such folder.
     """
+    if named == ":memory:":
+        return None
+    if named:
+        return Path(named).expanduser().absolute()
     try:
-        return state_folder(env) / "sessions.db"
+        return state_folder(env) / default
     except ValueError as exc:
         raise ValueError(f"it should name a file (`sqlite:/PATH`): {exc}") from None

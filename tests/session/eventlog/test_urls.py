@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridge.session.eventlog.sqlite import SqliteLog
-from bridge.session.eventlog.urls import MissingPackageError, check_url, default_path, open_log
+from bridge.session.eventlog.urls import MissingPackageError, check_url, open_log, sqlite_path
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ async def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_default_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     at_home = tmp_path / ".local" / "state" / "stt-bridge" / "sessions.db"
-    assert default_path({}) == at_home
-    assert default_path({"XDG_STATE_HOME": ""}) == at_home
-    assert default_path({"XDG_STATE_HOME": "relative"}) == at_home
-    assert default_path({"XDG_STATE_HOME": "/state"}) == Path("/state/stt-bridge/sessions.db")
+    assert sqlite_path("", "sessions.db", {}) == at_home
+    assert sqlite_path("", "sessions.db", {"XDG_STATE_HOME": ""}) == at_home
+    assert sqlite_path("", "sessions.db", {"XDG_STATE_HOME": "relative"}) == at_home
+    assert sqlite_path("", "sessions.db", {"XDG_STATE_HOME": "/state"}) == Path("/state/stt-bridge/sessions.db")
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(ValueError, match="no home folder"):
-        default_path({})
+        sqlite_path("", "sessions.db", {})
 
 
 def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
