@@ -96,15 +96,14 @@ class EventStream(Response):
                 done, _ = await asyncio.wait(
                     {coming, gone}, timeout=self._keep_alive_seconds, return_when=asyncio.FIRST_COMPLETED
                 )
-                if coming in done:
-                    return coming.result()
                 if gone in done:
                     return None
+                if coming in done:
+                    return coming.result()
                 await _send_body(send, _KEEP_ALIVE)
         finally:
-            if not coming.done():
-                coming.cancel()
-                await asyncio.wait({coming})
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
 
 
 async def _send_body(send: Send, body: bytes) -> None:
