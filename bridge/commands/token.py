@@ -18,13 +18,15 @@ MAX_TTL_SECONDS: Final = 366 * 86_400
 
 _EPILOG: Final = f"""\
 The token (JWT) goes to standard output. It is signed with STT_JWT_SECRET, the server's own, or with the private key of
---key-file where the server has the public one (STT_JWT_KEY_FILE). A client sends it where it would send an API key.
+--key-file where the server has the public one (STT_JWT_KEY_FILE, STT_JWT_JWKS). A client sends it where it would send
+an API key.
 
 {epilog(Exit.OK, Exit.USAGE)}
 
 examples:
   stt-bridge token --scope receive --session team-standup-x7Kq2mPw
   stt-bridge token --scope send,receive --session 'room-*' --ttl 28800
+  stt-bridge token --scope files --subject anna --ttl 900
 """
 
 
@@ -38,7 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--scope", required=True, type=_names, metavar="A,B,…", help="what it allows: send, receive, admin"
+        "--scope", required=True, type=_names, metavar="A,B,…", help="what it allows: send, receive, admin, files"
     )
     parser.add_argument(
         "--session",
@@ -49,7 +51,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--ttl", type=_seconds, default=3_600, metavar="SECONDS", help="how long it is good (default: %(default)s)"
     )
+    parser.add_argument("--subject", metavar="NAME", help="whose it is: what they make is theirs, and counted together")
     parser.add_argument("--key-file", type=Path, metavar="PEM", help="private key to sign with")
+    parser.add_argument("--key-id", metavar="KID", help="that key's name in STT_JWT_JWKS, where it is one of several")
     parser.add_argument("--audience", metavar="NAME", help="the server it is for (default: STT_JWT_AUDIENCE)")
     parser.set_defaults(run=run)
 
@@ -62,7 +66,15 @@ def run(args: argparse.Namespace) -> int:
     env = environment()
     audience = args.audience or env.get("STT_JWT_AUDIENCE")
     try:
-        token = _issuer(args.key_file, env).issue(args.scope, args.session, ttl_seconds=args.ttl, audience=audience)
+        token = _issuer(args.key_file, env).issue(
+            args.scope,
+            args.session,
+            ttl_seconds=args.ttl,
+            audience=audience,
+            issuer=env.get("STT_JWT_ISSUER"),
+            subject=args.subject,
+            key_id=args.key_id,
+        )
     except OSError as exc:
         complain(f"--key-file {args.key_file}: {exc.strerror}")
         return Exit.USAGE
@@ -87,8 +99,9 @@ def _issuer(key_file: Path | None, env: Mapping[str, str]) -> TokenIssuer:
             return TokenIssuer.from_secret(secret)
         except KeyFileError as exc:
             raise ValueError(f"STT_JWT_SECRET {exc}") from None
-    if "STT_JWT_KEY_FILE" in env:
-        raise ValueError("STT_JWT_KEY_FILE is the public key: sign with the private one, by --key-file")
+    for name in ("STT_JWT_KEY_FILE", "STT_JWT_JWKS"):
+        if name in env:
+            raise ValueError(f"{name} is what tokens are verified with: sign with the private key, by --key-file")
     raise ValueError("there is nothing to sign with: set STT_JWT_SECRET, or pass --key-file")
 
 
@@ -98,7 +111,7 @@ def _names(text: str) -> list[str]:
 
     names = text.replace(",", " ").split()
     if not names:
-        raise argparse.ArgumentTypeError("should name at least one of send, receive, admin")
+        raise argparse.ArgumentTypeError("should name at least one of send, receive, admin, files")
     try:
         Grant.of(names)
     except ValueError as exc:

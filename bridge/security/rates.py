@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import limits
 
@@ -30,7 +30,14 @@ _ROUNDING: Final = 1e-9
 
 log = logging.getLogger(__name__)
 
-Rate = limits.RateLimitItem
+
+@dataclass(frozen=True, slots=True, eq=False)  # told apart by what it is: the library's are slow to compare
+class Rate:
+    """So many in so many seconds."""
+
+    amount: int
+    seconds: int
+    item: limits.RateLimitItem
 
 
 def parse_rates(text: str) -> tuple[Rate, ...]:
@@ -40,18 +47,17 @@ def parse_rates(text: str) -> tuple[Rate, ...]:
         ValueError: it is no rate; a sentence that says what it should be.
     """
     try:
-        rates = tuple(limits.parse_many(text))
+        items = limits.parse_many(text)
     except ValueError:
         raise ValueError(
             "should be a rate as 600/minute, 20/second or 5 per 2 minutes; several with ; between"
         ) from None
-    if not all(rate.amount and rate.multiples for rate in rates):
+    if not all(item.amount for item in items):
         raise ValueError("should allow one request at least")
-    return rates
+    return tuple(Rate(item.amount, item.get_expiry(), item) for item in items)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """How one rate stands for one caller, after a request."""
 
     limit: int
@@ -59,7 +65,7 @@ class Window:
     """Its length."""
     remaining: int
     reset: float
-    """Seconds: where it was refused, until another is taken; else until the window ends."""
+    """Seconds: where nothing remains, until another is taken; else until the window ends."""
     refused: bool = False
 
 
@@ -78,25 +84,23 @@ class MemoryCounts:
     def hit(self, key: str, rates: Sequence[Rate]) -> list[Window]:
         """Count one request in all of them, or in none where one refuses."""
         windows = [self.look(key, rate) for rate in rates]
-        if any(window.refused for window in windows):
-            return windows
-        for number, rate in enumerate(rates):
-            slot, before, now = self._counts.get((key, rate), (-1, 0, 0))
-            self._counts[key, rate] = (slot, before, now + 1)
-            left = windows[number]
-            windows[number] = Window(left.limit, left.seconds, left.remaining - 1, left.reset)
+        if not any(window.refused for window in windows):
+            for number, rate in enumerate(rates):
+                slot, before, now = self._counts[key, rate]
+                self._counts[key, rate] = (slot, before, now + 1)
+                windows[number] = self.look(key, rate)._replace(refused=False)
         while len(self._counts) > self._callers:
             self._counts.popitem(last=False)
         return windows
 
     def look(self, key: str, rate: Rate) -> Window:
         """How it stands: `refused` says whether a request would be. Counts nothing."""
-        length = rate.get_expiry()
-        slot, into = divmod(self._clock(), length)
-        at, before, now = self._counts.get((key, rate), (-1, 0, 0))
-        if at != slot:
-            before, now = (now, 0) if at == slot - 1 else (0, 0)
-        self._counts[key, rate] = (int(slot), before, now)
+        length = rate.seconds
+        number, into = divmod(self._clock(), length)
+        slot, before, now = self._counts.get((key, rate), (-1, 0, 0))
+        if slot != number:
+            before, now = (now, 0) if slot == number - 1 else (0, 0)
+        self._counts[key, rate] = (int(number), before, now)
         self._counts.move_to_end((key, rate))
         weight = before * (1 - into / length) + now
         free = rate.amount - weight + _ROUNDING
@@ -141,10 +145,10 @@ class SharedCounts:
             return [await self._hit(key, rate) for rate in rates]
 
     async def _hit(self, key: str, rate: Rate) -> Window:
-        taken = await self._limiter.hit(rate, key)
-        stats = await self._limiter.get_window_stats(rate, key)
+        taken = await self._limiter.hit(rate.item, key)
+        stats = await self._limiter.get_window_stats(rate.item, key)
         # At the moment that it names the count is still what it was.
-        return Window(rate.amount, rate.get_expiry(), stats.remaining, stats.reset_time - time.time() + 0.01, not taken)
+        return Window(rate.amount, rate.seconds, stats.remaining, stats.reset_time - time.time() + 0.01, not taken)
 
     async def add(self, key: str, amount: int, seconds: int) -> int:
         """Add to a count that begins anew so many seconds after its first addition; what it is now.

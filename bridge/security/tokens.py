@@ -154,10 +154,14 @@ class TokenIssuer:
         *,
         ttl_seconds: int,
         audience: str | None = None,
+        issuer: str | None = None,
         subject: str | None = None,
+        key_id: str | None = None,
         now: float | None = None,
     ) -> str:
         """A token for these sessions (None: all) that opens connections for so long; `subject`: whose it is.
+
+        `key_id`: the name of the key, for servers that have several.
 
         Raises:
             ValueError: no scope, one that there is not, or a pattern that is none.
@@ -173,11 +177,9 @@ class TokenIssuer:
         }
         if sessions is not None:
             claims["session"] = list(sessions)
-        if audience is not None:
-            claims["aud"] = audience
-        if subject is not None:
-            claims["sub"] = subject
-        return jwt.encode(claims, self._key, self._algorithm)
+        named = {"aud": audience, "iss": issuer, "sub": subject}
+        claims |= {name: value for name, value in named.items() if value is not None}
+        return jwt.encode(claims, self._key, self._algorithm, None if key_id is None else {"kid": key_id})
 
 
 def _reason(exc: jwt.PyJWTError) -> str:
