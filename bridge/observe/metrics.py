@@ -121,6 +121,7 @@ class Metrics:
             registry=self.registry,
         )
         self.jobs = JobMetrics(self.registry)
+        _begin(self.rate_limited, "key", "address", "failures")
         self.ready = Gauge("stt_ready", "1 while new sessions are taken.", registry=self.registry)
         self._engine = EngineCollector(self.registry.collect())
         self.registry.register(self._engine)
@@ -272,6 +273,12 @@ class LoopHistogram(Collector):
         yield family
 
 
+def _begin(counter: Counter, *values: str) -> None:
+    """Show these from the start, at 0: Prometheus takes no notice of a series' first value."""
+    for value in values:
+        counter.labels(value)
+
+
 class HttpMetrics:
     """What every request is counted in; `in_flight` are those that are being served. For one event loop's thread."""
 
@@ -334,6 +341,8 @@ class JobMetrics:
             registry=registry,
         )
         self._webhooks = Counter("stt_webhooks", "Webhooks tried, by outcome.", ["outcome"], registry=registry)
+        _begin(self._attempts, "first", "again", "takeover")
+        _begin(self._webhooks, "delivered", "failed", "given_up")
 
     def counted(self, jobs: Mapping[str, int]) -> None:
         """So many jobs are in each state."""
