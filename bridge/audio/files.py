@@ -56,6 +56,7 @@ DEMUXERS: Final = (
     "eac3",
     "flac",
     "flv",
+    "g722",
     "loas",
     "matroska",
     "webm",
