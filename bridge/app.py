@@ -16,6 +16,7 @@ from backends import registry
 from backends.base import BackendError
 from bridge.api.bodies import Bodies
 from bridge.api.door import Door
+from bridge.api.models import Models
 from bridge.audio.denoise import DenoiseError, make_denoiser
 from bridge.audio.media import MediaDecoder
 from bridge.audio.vad.detector import VoiceDetectionError, make_voice_detection
@@ -330,7 +331,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     bodies = Bodies(max_bytes=settings.max_file_bytes, max_bodies=settings.max_files)
     batch = Batch(manager, media)
     blobs = make_blobs(settings, environ)
-    jobs = make_jobs(settings, blobs, batch, metrics, tracing, environ)
+    jobs = make_jobs(settings, blobs, batch, metrics, tracing, Models(manager.engines).backend, environ)
     uploads = make_uploads(settings, blobs, jobs, media)
     reception = Reception(keeper)
     journal = keeper.journal

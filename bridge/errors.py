@@ -74,6 +74,7 @@ _ROWS: Final = (
     ErrorCode("upload_incomplete", 4409, 409, "client", True, True, "Chunks are missing; the message names them."),
     ErrorCode("unknown_job", 4404, 404, "client", True, False, "There is no job of this name, or no longer."),
     ErrorCode("job_unfinished", 4409, 409, "client", True, True, "The job has no result yet."),
+    ErrorCode("job_failed", 4409, 409, "none", True, False, "The job failed, and has no transcript; it says why."),
     ErrorCode("worker_lost", 1011, 500, "server", True, True, "Every worker that began the job ended before its end."),
     ErrorCode("cancelled", 4410, 410, "none", True, False, "The job was cancelled."),
     ErrorCode("unauthorized", 4401, 401, "client", True, False, "The API key is missing or wrong."),

@@ -15,10 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
 import bridge
-from bridge.api import admin, health, metrics, models, openai, sessions, transcriptions, tus, uploads
+from bridge.api import admin, health, jobs, metrics, models, openai, sessions, transcriptions, tus, uploads
 from bridge.api.bodies import Bodies
 from bridge.api.door import Door
 from bridge.api.hearing import Hearing
+from bridge.api.job_requests import Submissions
 from bridge.api.openai_errors import openai_body, openai_error, speaks_openai
 from bridge.api.refusals import document
 from bridge.audio.media import MediaDecoder
@@ -61,15 +62,29 @@ def make_http(parts: Parts) -> FastAPI:
     hearing = Hearing(parts.bodies, parts.batch)
     names = models.Models(parts.keeper.manager.engines)
     routers = (
+        # First what is asked for most: the framework tries one after the other, and each costs what a query does.
+        transcriptions.router(hearing, names, parts.door),
+        openai.router(hearing, names, parts.door),
         health.router(parts.keeper),
         metrics.router(parts.metrics, parts.keeper, parts.door),
         admin.router(parts.keeper.manager.models, parts.door),
         sessions.router(parts.archive, parts.door),
         models.router(names, parts.door),
-        openai.router(hearing, names, parts.door),
-        transcriptions.router(hearing, names, parts.door),
         uploads.router(parts.door, parts.bodies, parts.uploads),
         tus.router(parts.door, parts.bodies, parts.uploads),
+        jobs.router(
+            parts.door,
+            parts.jobs.desk,
+            Submissions(
+                parts.jobs.desk,
+                parts.blobs,
+                parts.uploads,
+                parts.bodies,
+                parts.media,
+                names,
+                parts.jobs.webhooks.check,
+            ),
+        ),
     )
     for router in routers:
         app.include_router(router)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from bridge.jobs.addresses import WebhookHosts
 from bridge.jobs.desk import JobDesk
@@ -25,9 +25,10 @@ def make_jobs(
     batch: Batch,
     metrics: Metrics,
     tracing: Tracing,
+    models: Callable[[str | None], str | None],
     env: Mapping[str, str] | None = None,
 ) -> JobService:
-    """One process's; not opened yet. `env`: where the state folder is named.
+    """One process's; not opened yet. `models`: the backend of a model's name. `env`: where the state folder is named.
 
     Raises:
         SettingsError: a URL that means no store, or its package is missing.
@@ -48,7 +49,7 @@ def make_jobs(
     return JobService(
         store=store,
         desk=JobDesk(store, blobs, backend),
-        worker=Worker(store, blobs, batch, backend, settings.job_workers, metrics.jobs, tracing),
+        worker=Worker(store, blobs, batch, backend, settings.job_workers, metrics.jobs, tracing, models),
         webhooks=Webhooks(store, secret, hosts, metrics.jobs, tracing),
         metrics=metrics.jobs,
     )

@@ -83,8 +83,9 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
     },
     "bridge.transports": {"bridge.errors", "bridge.observe", "bridge.protocols", "bridge.security", "bridge.session"},
     "bridge.api": {
-        "bridge.audio.formats",
+        "bridge.audio",
         "bridge.errors",
+        "bridge.jobs",
         "bridge.observe",
         "bridge.protocols",
         "bridge.security",

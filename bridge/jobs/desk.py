@@ -63,11 +63,11 @@ class JobDesk:
         """The segments of a job, encoded (`models.decode_segments`).
 
         Raises:
-            BridgeError: `job_unfinished`, `cancelled`, why it failed, `unknown_job` or `store_unavailable`.
+            BridgeError: `job_unfinished`, `cancelled`, `job_failed`, `unknown_job` or `store_unavailable`.
         """
         match job.state:
             case State.FAILED:
-                raise BridgeError(job.code or "internal", job.message)
+                raise BridgeError("job_failed", f"{job.code}: {job.message}")
             case State.CANCELLED:
                 raise BridgeError("cancelled")
             case State.SUCCEEDED:

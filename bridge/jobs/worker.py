@@ -50,7 +50,10 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Works on `slots` jobs at once, of those that were handed in for `backend`."""
+    """Works on `slots` jobs at once, of those that were handed in for `backend`.
+
+    `models`: the backend of a model's name (None: the best that is well); raises `BridgeError` for one that is unknown.
+    """
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Worker:
         slots: int,
         reports: JobMetrics,
         tracing: Tracing,
+        models: Callable[[str | None], str | None],
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -69,6 +73,7 @@ class Worker:
         self._slots = slots
         self._reports = reports
         self._tracing = tracing
+        self._models = models
         self._busy: set[asyncio.Task[None]] = set()
         self._free = asyncio.Event()
         self._free.set()
@@ -211,7 +216,7 @@ class Worker:
                     start,
                     "job",
                     raw=options.audio,
-                    backend=options.model,
+                    backend=self._models(options.model),
                     patience=math.inf,
                     account=Account(job.owner),
                     checked=False,  # the door has asked for the quota when the job was handed in
