@@ -51,14 +51,21 @@ class Quotas:
         self._unwritten: dict[str, float] = {}  # of them, those that the shared counts do not have yet
         self._writer: asyncio.Task[None] | None = None
 
-    async def check(self, subject: str) -> None:
+    async def check(self, subject: str, *, place: bool = False) -> None:
         """Whether it has minutes left today. Who is in stays in, so the last session or file goes beyond them.
+
+        `place`: whether it may have one more session, too.
 
         Raises:
             BridgeError: `quota_exceeded`, with `retry_after`.
         """
-        if self._seconds == math.inf:
-            return
+        if self._seconds != math.inf:
+            await self._check_minutes(subject)
+        if place and self._most is not None and self._open[subject] >= self._most:
+            sentence = f"{self._most} sessions at once are open, as many as this key may have"
+            raise BridgeError("quota_exceeded", sentence, retry_after=BUSY_SECONDS)
+
+    async def _check_minutes(self, subject: str) -> None:
         self._turn_page()
         if self._counts.shared is not None:  # another server may have given it the rest
             await self._write(subject)
@@ -74,10 +81,7 @@ class Quotas:
             BridgeError: `quota_exceeded`, with `retry_after`; only where it is to be `checked`.
         """
         if checked:
-            await self.check(subject)
-            if self._most is not None and self._open[subject] >= self._most:
-                sentence = f"{self._most} sessions at once are open, as many as this key may have"
-                raise BridgeError("quota_exceeded", sentence, retry_after=BUSY_SECONDS)
+            await self.check(subject, place=True)
         self._open[subject] += 1
         try:
             yield functools.partial(self._spend, subject)

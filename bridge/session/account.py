@@ -24,6 +24,13 @@ NOBODY: Final = Account()
 class Quotas(Protocol):
     """What each may use; see `bridge.security.quotas`."""
 
+    async def check(self, subject: str, *, place: bool = False) -> None:
+        """Whether they have some left; `place`: for one more session.
+
+        Raises:
+            BridgeError: `quota_exceeded`.
+        """
+
     def session(self, subject: str, *, checked: bool = True) -> AbstractAsyncContextManager[Callable[[float], None]]:
         """One more session of theirs; what it gives is told the seconds of audio that came.
 

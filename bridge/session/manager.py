@@ -16,7 +16,7 @@ from bridge.audio.suspicion import Budget
 from bridge.audio.vad.detector import VoiceDetectionError
 from bridge.errors import BridgeError
 from bridge.observe import trace
-from bridge.observe.metrics import Metrics
+from bridge.observe.metrics import Metrics, SessionMetrics
 from bridge.protocols.events import Start
 from bridge.session import languages
 from bridge.session.account import NOBODY, Account, Quotas
@@ -28,6 +28,7 @@ from bridge.session.places import KEPT_FOR_LIVE, LIVE, Line, Place, Terms
 from bridge.session.publisher import Publisher
 from bridge.session.session import Session
 from bridge.session.voice import VoicePolicy
+from bridge.session.whole import Whole
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class SessionManager:
         self.kept_for_live = KEPT_FOR_LIVE
         """The share that files leave free; 0 where there are only files."""
         self._line = Line()
-        self._open: set[Session] = set()
+        self._open: set[Session | Whole] = set()
         self._loaded = voice.detection is None  # the engines say for themselves whether they are
         self._draining = False
         self._drained = asyncio.Event()
@@ -116,6 +117,15 @@ class SessionManager:
         if self.engines.full or len(self._open) >= max(1, math.floor(self._max_sessions * (1 - spare))):
             return BridgeError("at_capacity")
         return None
+
+    async def check(self, account: Account) -> None:
+        """Whether this account may have one more session; before somebody else gives way to it.
+
+        Raises:
+            BridgeError: `quota_exceeded`.
+        """
+        if self._quotas is not None:
+            await self._quotas.check(account.subject, place=True)
 
     @contextlib.asynccontextmanager
     async def session(
@@ -208,11 +218,9 @@ class SessionManager:
 
         `watched`: see `Session`.
         """
-        began = time.monotonic()
         observer = self.metrics.session(protocol, place.spend)
-        session_id = session_id or new_session_id()
         session = Session(
-            session_id,
+            session_id or new_session_id(),
             start,
             place.seats,
             limits or self.limits,
@@ -226,22 +234,52 @@ class SessionManager:
             account=place.account,
             watched=watched,
         )
-        about = {"stt.session.id": session_id, "stt.protocol": protocol, "stt.language": place.language}
-        with trace.scope("session", about, session=session_id):
+        with self._carried(session, place, protocol, observer):
+            yield session
+
+    def hears_whole(self, place: Place, start: Start) -> bool:
+        """Whether a recording needs nothing that only a session has: other channels, silence left out, less noise."""
+        denoise = self._denoise if start.denoise is None else start.denoise
+        return len(place.seats) == 1 and not denoise and self.voice.wanted(start) is None
+
+    @contextlib.contextmanager
+    def whole(self, place: Place, start: Start, protocol: str, limits: SessionLimits) -> Iterator[Whole]:
+        """The same for a recording that is all here, where `hears_whole` says so."""
+        observer = self.metrics.session(protocol, place.spend)
+        session = Whole(
+            new_session_id(),
+            start,
+            place.seats,
+            limits,
+            observer=observer,
+            language=place.language,
+            account=place.account,
+        )
+        with self._carried(session, place, protocol, observer):
+            yield session
+
+    @contextlib.contextmanager
+    def _carried(
+        self, session: Session | Whole, place: Place, protocol: str, observer: SessionMetrics
+    ) -> Iterator[None]:
+        """It is one of this server's sessions, for as long as the context lasts."""
+        began = time.monotonic()
+        about = {"stt.session.id": session.id, "stt.protocol": protocol, "stt.language": place.language}
+        with trace.scope("session", about, session=session.id):
             self._opened(session)
             try:
-                yield session
+                yield
             finally:
                 observer.report()
                 self._closed(session, time.monotonic() - began)
 
-    def _opened(self, session: Session) -> None:
+    def _opened(self, session: Session | Whole) -> None:
         self._open.add(session)
         self._drained.clear()
         self._count()
         log.info("session opened", extra={"session": session.id, "backend": session.backend})
 
-    def _closed(self, session: Session, seconds: float) -> None:
+    def _closed(self, session: Session | Whole, seconds: float) -> None:
         self._open.discard(session)
         if not self._open:
             self._drained.set()

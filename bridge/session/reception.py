@@ -94,6 +94,7 @@ class Reception:
         event_log = self._log if start.store else None
         if event_log is None and start.session_id is not None and await self._is_known(session_id):
             raise BridgeError("session_taken")  # else whoever knows its name could stand in front of it
+        await self._keeper.manager.check(account)
         await self._keeper.make_room()
         live = await self._keeper.run(record, Origin(), event_log, account, create=True)
         return live.attach(token=token, partials=start.partials)
