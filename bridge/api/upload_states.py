@@ -64,9 +64,10 @@ class UploadDescription(BaseModel):
 
 
 class ChunkedDescription(UploadDescription):
-    """The same of an upload in chunks; `session_id` is its `id`."""
+    """The same of an upload in chunks. `session_id` is its `id`, `task_id` its job's."""
 
     session_id: str
+    task_id: str | None
 
 
 def job_url(job: str) -> str:
@@ -95,4 +96,4 @@ def describe(status: Status) -> UploadDescription:
 
 def describe_chunked(status: Status) -> ChunkedDescription:
     """One that came in chunks."""
-    return ChunkedDescription(**describe(status).model_dump(), session_id=status.name)
+    return ChunkedDescription(**describe(status).model_dump(), session_id=status.name, task_id=status.job)
