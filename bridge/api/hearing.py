@@ -72,13 +72,21 @@ class Hearing:
         """All that is said in the file. Ends at once when the client has hung up.
 
         Raises:
-            BridgeError: as `Batch.open` and `Run.finals`.
+            BridgeError: as `Batch.whole`.
         """
-        collected = Collected()
-        async with present(request), self._open(audio, wanted, caller, protocol) as run:
-            async for final in run.finals(together=True):
-                collected.add(Segment.of(final), final.language)
-            return collected.heard(run)
+        async with present(request):
+            said = await self._batch.whole(
+                audio.file,
+                audio.name,
+                wanted.start,
+                protocol,
+                raw=wanted.raw,
+                backend=wanted.backend,
+                patience=PATIENCE,
+                account=caller.account,
+            )
+        language = next((final.language for final in said.finals if final.language), said.language)
+        return Heard([Segment.of(final) for final in said.finals], said.seconds, language, said.backend)
 
     async def events(
         self,

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from bridge.audio.formats import AudioFormat
@@ -29,8 +30,8 @@ MOST_WAITING: Final = 64
 """Finals that may wait for whoever takes them, before the file is read on."""
 OUTBOX_EVENTS: Final = 4_096
 """That overflow an outbox: many more than the audio in the queue says."""
-QUEUE_SECONDS: Final = 15.0
-"""Audio that waits for the engine, half a megabyte: most of what people dictate is whole then, see `Run.finals`."""
+SHORT_SECONDS: Final = 15.0
+"""Of a file that is held whole, half a megabyte: most of what people dictate is shorter, see `Batch.whole`."""
 _WEEK: Final = 7 * 86_400.0
 
 Progress = Callable[[float, float | None], None]
@@ -58,8 +59,8 @@ class Run:
         self._outbox = Finals(OUTBOX_EVENTS)
         session.deliver_to(self._outbox)
         self._taken = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._broken: BridgeError | None = None  # why the audio ended before its end
+        self._running = asyncio.create_task(session.run(), name=f"session-{session.id}")
+        self._feeding = asyncio.create_task(self._feed(), name=f"feed-{session.id}")
 
     @property
     def backend(self) -> str:
@@ -76,21 +77,14 @@ class Run:
         """Audio that was taken in."""
         return self._bytes / self._per_second
 
-    async def finals(self, *, together: bool = False) -> AsyncGenerator[events.Final]:
+    async def finals(self) -> AsyncGenerator[events.Final]:
         """What was said, as it becomes final, to the end of the audio. To be used once.
-
-        `together`: they may come at the end, all at once. For a short file that costs half: no task hands anything to
-        another.
 
         Raises:
             BridgeError: the session did not get to the end. Or whatever `chunks` raised: then the finals of what came
                 before it have been given.
         """
         failure: BridgeError | None = None
-        if together and await self._fill():
-            await self._session.run()
-        else:
-            self._start()
         while batch := await self._outbox.get():
             self._taken.set()
             for event in batch:
@@ -102,65 +96,48 @@ class Run:
                     case _:
                         pass
         if self._outbox.overflowed:
-            failure = BridgeError("slow_receiver")
-        elif failure is None and self._session.end_code != "stopped":
-            failure = BridgeError(self._session.end_code or "internal")
+            raise BridgeError("slow_receiver")
         if failure is not None:
             raise failure
-        await asyncio.gather(*self._tasks)
-        if self._broken is not None:
-            raise self._broken
+        if self._session.end_code != "stopped":
+            raise BridgeError(self._session.end_code or "internal")
+        await self._feeding
 
     async def close(self) -> None:
         """End it, wherever it is."""
-        for task in self._tasks:
+        tasks = {self._running, self._feeding}
+        for task in tasks:
             task.cancel()
-        # What went wrong, `finals` has told whoever asked.
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _start(self) -> None:
-        """Feed it and run it, each in a task of its own."""
-        session = self._session
-        self._tasks = [
-            asyncio.create_task(session.run(), name=f"session-{session.id}"),
-            asyncio.create_task(self._feed(), name=f"feed-{session.id}"),
-        ]
-
-    async def _fill(self) -> bool:
-        """Have the session take in audio before it runs, as far as it has room; whether that is all there is."""
-        try:
-            async for chunk in self._chunks:
-                if not self._take(chunk):
-                    return False
-        except BridgeError as exc:
-            self._broken = exc
-        self._session.stop()
-        return True
+        await asyncio.gather(*tasks, return_exceptions=True)  # what went wrong, `finals` has told whoever asked
 
     async def _feed(self) -> None:
         session = self._session
         try:
-            await session.room()
             async for chunk in self._chunks:
                 if session.stopping:
                     break
-                if not self._take(chunk):
+                if not session.feed(chunk):
                     await session.room()
                 else:
                     await asyncio.sleep(0)  # a source that is always ready must not keep the loop
                 while self._outbox.waiting > MOST_WAITING:
                     self._taken.clear()
                     await self._taken.wait()
+                self._bytes += len(chunk)
+                if self._progress is not None:
+                    self._progress(self.seconds, self.total)
         finally:
             session.stop()
 
-    def _take(self, chunk: bytes) -> bool:
-        """Have the session take it in; whether it takes more at once."""
-        room = self._session.feed(chunk)
-        self._bytes += len(chunk)
-        if self._progress is not None:
-            self._progress(self.seconds, self.total)
-        return room
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a file came to. `seconds`: of its audio. `language`: what the backend was asked for."""
+
+    finals: Sequence[events.Final]
+    seconds: float
+    language: str
+    backend: str
 
 
 class Batch:
@@ -208,14 +185,67 @@ class Batch:
                 finally:
                     await run.close()
 
+    async def whole(
+        self,
+        file: File,
+        name: str,
+        start: Start,
+        protocol: str,
+        *,
+        raw: AudioFormat | None = None,
+        backend: str | None = None,
+        patience: float = 0.0,
+        account: Account = NOBODY,
+    ) -> Said:
+        """All that is said in a file, at the end; else as `open`. May be cancelled.
+
+        A short one costs much less than there: it is held, and nothing is handed from task to task.
+
+        Raises:
+            BridgeError: as `open` and `Run.finals`.
+        """
+        terms = Terms(batch=True, backend=backend, patience=patience)
+        async with (
+            self._manager.place(start.language, account=account, terms=terms) as place,
+            self._media.read(file, name, raw=raw) as media,
+        ):
+            start = dataclasses.replace(start, audio=media.format, partials=False, separate=False)
+            per_second = media.format.frame_bytes * media.format.sample_rate
+            chunks = media.chunks()
+            held = await _held(chunks, round(SHORT_SECONDS * per_second))
+            size = sum(map(len, held))
+            if size <= SHORT_SECONDS * per_second and self._manager.hears_whole(place, start):
+                with self._manager.whole(place, start, protocol, self._limits) as short:
+                    return Said(await short.finals(held), size / per_second, place.language, short.backend)
+            with self._manager.seated(place, start, protocol, limits=self._limits, watched=False) as session:
+                run = Run(session, media.format, _joined(held, chunks), total=media.duration)
+                try:
+                    finals = [final async for final in run.finals()]
+                    return Said(finals, run.seconds, run.language, run.backend)
+                finally:
+                    await run.close()
+
+
+async def _held(chunks: AsyncIterator[bytes], most: int) -> list[bytes]:
+    """The first chunks: all of them, or more than so many bytes."""
+    held: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size > most:
+            break
+    return held
+
+
+async def _joined(first: list[bytes], rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    for chunk in first:
+        yield chunk
+    first.clear()
+    async for chunk in rest:
+        yield chunk
+
 
 def without_clock(limits: SessionLimits) -> SessionLimits:
     """Limits for audio from a file: nobody is waiting, so it may take as long as it takes."""
-    return dataclasses.replace(
-        limits,
-        session_seconds=_WEEK,
-        idle_seconds=_WEEK,
-        stop_seconds=_WEEK,
-        ack_seconds=_WEEK,
-        queue_seconds=max(QUEUE_SECONDS, limits.queue_seconds),
-    )
+    return dataclasses.replace(limits, session_seconds=_WEEK, idle_seconds=_WEEK, stop_seconds=_WEEK, ack_seconds=_WEEK)

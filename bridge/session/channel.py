@@ -13,13 +13,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from backends.base import BackendError, Fault, RecognitionConfig
 from bridge.errors import BridgeError
 from bridge.observe import trace
 from bridge.protocols.events import Final as FinalEvent
-from bridge.protocols.events import Partial, SpeechEnded, SpeechStarted, Start
+from bridge.protocols.events import Partial, ServerEvent, SpeechEnded, SpeechStarted, Start
 from bridge.session.account import NOBODY, Account
 from bridge.session.breaker import Trial
 from bridge.session.engine import Engine
@@ -27,7 +27,6 @@ from bridge.session.failover import NO_FAILURE, Seat
 from bridge.session.gate import Gate
 from bridge.session.limits import SessionLimits, SessionObserver
 from bridge.session.origin import Origin
-from bridge.session.publisher import Publisher
 from bridge.session.replay import ReplayBuffer
 from bridge.session.stream import BackendStream, Experience, Placed
 from bridge.session.voice import Voice, VoicePolicy
@@ -39,6 +38,16 @@ BACKOFF_CAP: Final = 5.0
 """Seconds; full jitter between 0 and min(cap, base * 2^failures), after Brooker, "Exponential Backoff and Jitter"."""
 OVERLOAD_FACTOR: Final = 6
 """How many times longer both are for a backend that is overloaded, or whose quota is used up."""
+
+
+class Told(Protocol):
+    """Who is told of a channel's events; see `bridge.session.publisher`."""
+
+    def next_seq(self) -> int:
+        """The number of the next lasting event; to be published at once."""
+
+    def publish(self, event: ServerEvent) -> None:
+        """Take an event."""
 
 
 class Channel:
@@ -58,7 +67,7 @@ class Channel:
         limits: SessionLimits,
         voice: VoicePolicy,
         *,
-        out: Publisher,
+        out: Told,
         observer: SessionObserver,
         advanced: Callable[[], None],
         warn: Callable[[str, str], None],
