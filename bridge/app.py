@@ -229,6 +229,10 @@ class Bridge:
             opened.push_async_callback(self.bodies.close)
             await self.jobs.open()
             opened.push_async_callback(self.jobs.close)
+            await self.uploads.open()
+            opened.push_async_callback(self.uploads.close)
+            await self.uploads.open()
+            opened.push_async_callback(self.uploads.close)
             await self._serve(listener, loaded)
 
     async def _serve(self, listener: socket.socket, loaded: asyncio.Event | None) -> None:
