@@ -414,10 +414,6 @@ class Session:
         Raises:
             BridgeError: one cannot go on; then none does.
         """
-        if self._stopped.is_set() and len(self._channels) == 1 and self._take_in(self._loop.time()):
-            self._close_audio()  # all the audio is here: there is nothing to be done beside the recognition
-            await self._channels[0].run()
-            return
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._drain(), name=f"drain-{self.id}")
