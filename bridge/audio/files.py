@@ -90,6 +90,7 @@ DECODERS: Final = (
     *("g726", "g726le", "gsm", "gsm_ms", "mp1", "mp1float", "mp2", "mp2float", "mp3", "mp3float", "mpc7", "mpc8"),
     *("nellymoser", "opus", "shorten", "speex", "tak", "tta", "vorbis", "wavpack", "wmalossless", "wmapro", "wmav1"),
     *("wmav2", "wmavoice"),
+    *("evrc", "g723_1", "g729", "ilbc", "qcelp", "truespeech"),  # what telephones and their exchanges record
 )
 """FFmpeg's names of codecs besides linear ones: what recordings use, and nothing of what only games do."""
 

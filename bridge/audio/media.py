@@ -37,6 +37,10 @@ WHOLE_BYTES: Final = 2**20
 BLOCK_BYTES: Final = 2**18
 """Read and converted in one turn of a thread; some 20 milliseconds of work at most."""
 CHUNK_SECONDS: Final = wire.CHUNK_MS / 1_000
+WHOLE_CHUNK_SECONDS: Final = 8.0
+"""The same where the audio lies in memory as it is wanted: each piece costs a turn of its reader."""
+DISK_SECONDS: Final = 5.0
+"""A read of a disk that was cancelled is waited for so long."""
 THREADS: Final = 4
 """They read disks."""
 NAME_CHARACTERS: Final = 120
@@ -73,7 +77,7 @@ class Media:
         self._chunks = chunks
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The audio in pieces of a second, the last one shorter.
+        """The audio in pieces of a second, of some seconds where it lies in memory; the last one is shorter.
 
         Raises:
             BridgeError: `undecodable_audio` or `audio_too_long`; what was readable has been yielded.
@@ -89,12 +93,14 @@ class MediaDecoder:
         self._max_seconds = max_seconds
         self._children = Children(most)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="media")
+        self._closed = False
 
     async def open(self) -> None:
         """Nothing runs before the first file that needs it: it would cost those who only stream."""
 
     async def close(self) -> None:
         """End every process. Files that are being read break off with `shutting_down`."""
+        self._closed = True
         await self._children.close()
         self._threads.shutdown(wait=False)
 
@@ -147,14 +153,17 @@ class MediaDecoder:
     async def _opened(self, file: File, name: str) -> AsyncIterator[_Content]:
         if isinstance(file, Path):
             # What is no file but a pipe would keep the thread until somebody writes to it.
-            fd = await self._run(lambda: os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
+            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+            opened: list[int] = []  # not returned: who is cancelled meanwhile must close it, too
             try:
-                status = os.fstat(fd)
+                await self._run(lambda: opened.append(os.open(file, flags)))
+                status = os.fstat(opened[0])
                 if not stat.S_ISREG(status.st_mode):
                     raise BridgeError("unsupported_audio", f"{name}: is not a file")
-                yield self._limited(_Content(status.st_size, fd=fd), name)
+                yield self._limited(_Content(status.st_size, fd=opened[0]), name)
             finally:
-                os.close(fd)
+                for fd in opened:
+                    os.close(fd)
             return
         size = file.seek(0, io.SEEK_END) or file.tell()
         if size <= WHOLE_BYTES:
@@ -190,12 +199,12 @@ class MediaDecoder:
             raise BridgeError("audio_too_long", wire.too_long(name, self._max_seconds))
 
     async def _read_plain(self, content: _Content, plain: Plain) -> AsyncGenerator[bytes]:
-        chunk = int(plain.rate * CHUNK_SECONDS) * 2
-        end = plain.start + plain.size
         if plain.ready and content.data is not None:
-            for at in range(plain.start, end, chunk):
-                yield content.data[at : min(at + chunk, end)]
+            end, step = plain.start + plain.size, int(plain.rate * WHOLE_CHUNK_SECONDS) * 2
+            for at in range(plain.start, end, step):
+                yield content.data[at : min(at + step, end)]
             return
+        chunk = int(plain.rate * CHUNK_SECONDS) * 2
         pending = bytearray()
         blocks = _blocks(content, plain)
         while (block := await self._run(lambda: next(blocks, None))) is not None:
@@ -224,10 +233,15 @@ class MediaDecoder:
                 yield child, info
 
     async def _run(self, work: Callable[[], T]) -> T:
+        """On a thread. Cancelled or not, it has ended then: it works on a descriptor that is closed next."""
+        if self._closed:
+            raise BridgeError("shutting_down")
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except RuntimeError as exc:  # the executor is shut down
-            raise BridgeError("shutting_down") from exc
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future], timeout=DISK_SECONDS)
+            raise
 
 
 async def _decoded(child: Child, name: str) -> AsyncGenerator[bytes]:

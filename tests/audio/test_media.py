@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -132,6 +133,14 @@ async def test_recordings_of_the_project(decoder: MediaDecoder) -> None:
 
 
 # --- Where the file lies ---
+
+
+def descriptors() -> list[str]:
+    """What this process has open."""
+    if sys.platform != "linux":
+        pytest.skip("looks for descriptors in /proc")
+    links = list(Path("/proc/self/fd").iterdir())  # one of them is the folder's own
+    return sorted(str(link.readlink()) for link in links if link.exists())
 
 
 async def test_a_file_by_name_in_memory_on_disk_and_as_a_request_keeps_it(
@@ -299,18 +308,38 @@ async def test_readers_do_not_hinder_each_other(decoder: MediaDecoder) -> None:
 
 async def test_many_readers_of_one_open_file(decoder: MediaDecoder, tmp_path: Path) -> None:
     """The kernel's position of a descriptor is everybody's; nobody here may go by it."""
-    sound = np.random.default_rng(2).integers(-9_000, 9_000, (RATE * 29, 1)).astype("<i2")
+    sound = np.random.default_rng(2).integers(-9_000, 9_000, (24_000 * 29, 1)).astype("<i2")
     path = tmp_path / "a.flac"
     path.write_bytes(clip("flac", "flac", sound, 24_000))
+    assert path.stat().st_size > WHOLE_BYTES
     with path.open("rb") as file:
 
         async def read() -> bytes:
             async with decoder.read(file, "a") as media:
                 return b"".join([chunk async for chunk in media.chunks()])
 
-        assert path.stat().st_size < WHOLE_BYTES or set(await asyncio.gather(*(read() for _ in range(3)))) == {
-            sound.tobytes()
-        }
+        assert set(await asyncio.gather(*(read() for _ in range(3)))) == {sound.tobytes()}
+
+
+async def test_cancelling_leaves_no_descriptor(decoder: MediaDecoder, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav(np.zeros((44_100 * 20, 2), "<i2").tobytes(), rate=44_100, channels=2))
+
+    async def read() -> None:
+        async with decoder.read(path, "a.wav") as media:
+            async for _ in media.chunks():
+                pass
+
+    await hear(decoder, wav(b"ab"))
+    before = descriptors()
+    for turns in range(12):
+        task = asyncio.create_task(read())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert descriptors() == before
 
 
 async def test_closed_decoder_refuses() -> None:
