@@ -96,6 +96,16 @@ def make_http(parts: Parts) -> FastAPI:
     return app
 
 
+def make_operations(keeper: Keeper, metrics_: Metrics, door: Door) -> FastAPI:
+    """What a process that serves nobody answers: whether it is well, and its figures."""
+    app = FastAPI(title="STT Bridge worker", version=bridge.__version__, openapi_url=None)
+    app.include_router(health.router(keeper))
+    app.include_router(metrics.router(metrics_, keeper, door))
+    app.add_exception_handler(BridgeError, answer)
+    app.add_exception_handler(HTTPException, answer_http)
+    return app
+
+
 def _document(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, made when it is first asked for."""
     if app.openapi_schema is None:

@@ -30,6 +30,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.client",
         "bridge.emulator",
         "bridge.errors",
+        "bridge.jobs",
         "bridge.observe",
         "bridge.protocols",
         "bridge.security",
@@ -37,6 +38,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.settings",
         "bridge.transcript",
         "bridge.transports",
+        "bridge.workshop",
     },
     # The composition root: the only room that may know every other below it.
     "bridge.app": {
@@ -52,6 +54,21 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.protocols",
         "bridge.routes",
         "bridge.security",
+        "bridge.session",
+        "bridge.settings",
+        "bridge.transports",
+        "bridge.uploads",
+        "bridge.working",
+    },
+    # Another one, for workers.
+    "bridge.workshop": {
+        "bridge.api",
+        "bridge.app",
+        "bridge.audio",
+        "bridge.guarding",
+        "bridge.jobs",
+        "bridge.observe",
+        "bridge.routes",
         "bridge.session",
         "bridge.settings",
         "bridge.transports",
@@ -144,6 +161,8 @@ WHO_MAY: Final[Mapping[str, AbstractSet[str]]] = {
         "backends.registry",
     },
     "bridge.app": {
+        "bridge.workshop",
+        "bridge.commands.worker",
         "bridge.commands.serve",
         "bridge.commands.demo",
         "bridge.commands.transcribe",

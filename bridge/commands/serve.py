@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
 async def _serve(make_bridge: Callable[[Any], Any], settings: Any) -> int:
     from backends.base import BackendError
     from bridge.app import address, raise_file_limit
+    from bridge.errors import BridgeError
+    from bridge.jobs.store import StoreUnavailableError
     from bridge.session.eventlog.base import LogUnavailableError
     from bridge.transports.server import listen
 
@@ -85,11 +87,14 @@ async def _serve(make_bridge: Callable[[Any], Any], settings: Any) -> int:
     except LogUnavailableError as exc:
         sys.stderr.write(f"stt-bridge: STT_EVENT_LOG cannot be opened: {exc}\n")
         return 1
+    except (StoreUnavailableError, BridgeError) as exc:
+        sys.stderr.write(f"stt-bridge: STT_STORE or STT_UPLOADS cannot be opened: {exc}\n")
+        return 1
     finally:
         announcing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await announcing
-    _leave_stuck_threads()
+    leave_stuck_threads()
     return 0
 
 
@@ -127,7 +132,7 @@ def settle_memory() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def _leave_stuck_threads() -> None:
+def leave_stuck_threads() -> None:
     """A thread that is stuck inside a blocking engine must not keep the process: everything else has ended."""
     stuck = [t for t in threading.enumerate() if t.name.startswith("stt-") and t.is_alive()]
     if any(_still_alive(t) for t in stuck):
