@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Final
 
 from fastapi import Request
 
 from bridge.errors import BridgeError
+
+LOOK_SECONDS: Final = 0.05
+"""After which somebody looks whether the client is there: most short work is done by then."""
 
 
 @contextlib.asynccontextmanager
@@ -20,11 +24,19 @@ async def present(request: Request) -> AsyncIterator[None]:
     """
     try:
         async with asyncio.timeout(None) as scope:
-            waiting = asyncio.create_task(_gone(request, scope), name="client-gone")
+            waiting: asyncio.Task[None] | None = None
+
+            def look() -> None:
+                nonlocal waiting
+                waiting = asyncio.create_task(_gone(request, scope), name="client-gone")
+
+            timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, look)
             try:
                 yield
             finally:
-                waiting.cancel()
+                timer.cancel()
+                if waiting is not None:
+                    waiting.cancel()
     except TimeoutError:
         if not scope.expired():
             raise
