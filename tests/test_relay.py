@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import random
 import signal
+import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -188,6 +190,65 @@ async def test_real_speech_through_a_network_that_breaks(spawn: Spawn) -> None:
         assert proxy.connections >= 3
     assert words(messages) == words(direct)
     assert word_error_rate(manifest()["hello.flac"]["transcript"], " ".join(words(messages))) <= 0.1
+
+
+# Files
+
+
+def posted(url: str, body: bytes, key: str | None = None) -> wire.Answer:
+    headers = {"Content-Type": "application/octet-stream"} | ({"X-API-Key": key} if key else {})
+    return wire.http_get(f"{url}/v1/transcribe?format=json", headers, method="POST", body=body)
+
+
+def wav(pcm16: bytes) -> bytes:
+    held = io.BytesIO()
+    with wave.open(held, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(pcm16)
+    return held.getvalue()
+
+
+def heard(answer: wire.Answer) -> list[wire.Json]:
+    """Every word; where one final ends and the next begins, is a matter of how much an engine is given at once."""
+    return [word for segment in answer.json["segments"] for word in segment["words"]]
+
+
+@pytest.mark.parametrize("count", [5, 200])  # three seconds; and two minutes, more than is on its way at once
+async def test_a_file(plain: str, count: int) -> None:
+    file = wav(marker_audio(count))
+    async with edge(plain) as url:
+        through = await asyncio.to_thread(posted, url, file)
+    assert through.status == 200
+    assert through.json["text"].split() == wire.markers(count)
+    assert through.json["backend"] == "relay"
+    direct = await asyncio.to_thread(posted, plain, file)
+    assert heard(through) == heard(direct)
+
+
+async def test_a_file_through_a_network_that_breaks(plain: str) -> None:
+    async with between(plain) as proxy, edge(at(proxy)) as url:
+        asking = asyncio.create_task(asyncio.to_thread(posted, url, wav(marker_audio(400))))  # four minutes
+        strikes = 0
+        while not asking.done() and strikes < 4:
+            await asyncio.sleep(0.1)
+            strikes += await proxy.strike(("reset", "fin")[strikes % 2]) is not None
+        answer = await asking
+    assert answer.status == 200, answer.body
+    assert answer.json["text"].split() == wire.markers(400)
+    assert strikes >= 2
+
+
+async def test_a_file_comes_with_the_callers_key() -> None:
+    async with (
+        wire.serve(api_keys="alice") as node,
+        edge(node, relay_pass_authorization=True, api_keys="alice,bob") as url,
+    ):
+        file = wav(marker_audio(2))
+        assert (await asyncio.to_thread(posted, url, file, "alice")).json["text"].split() == wire.markers(2)
+        refused = await asyncio.to_thread(posted, url, file, "bob")
+        assert (refused.status, refused.json["error"]["code"]) == (400, "backend_rejected")
 
 
 # Who is let in, and what for

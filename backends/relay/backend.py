@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 SAMPLE_RATES: Final = (16_000, 8_000, 24_000, 32_000, 44_100, 48_000)
 """The protocol takes any; these are what engines have in common with others of a list."""
+WAITING_SECONDS: Final = 20.0
+"""Audio that the other server has yet to receive. More is left in the session's buffer: were that full of audio that is
+on its way (`STT_REPLAY_SECONDS`), the session would ask for a final wherever it stands, in the middle of a word.
+"""
 MAX_KEY_CHARS: Final = 8_192
 """Of a caller's key or token: a header holds no more at most servers."""
 MAX_SILENCE_MS: Final = 60_000
@@ -52,6 +56,7 @@ class RelayBackend(AsyncBackend):
             first_seconds=options.retry_seconds,
             give_up_seconds=options.resume_seconds,
             silence_seconds=options.heartbeat_seconds,
+            ring_seconds=WAITING_SECONDS,
         )
         self._interruptions = Counter(
             "stt_relay_interruptions", "Connections to the server behind that broke in mid-session.", registry=None

@@ -12,6 +12,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 
 from backends.base import FLUSH, BackendError, Fault, RecognitionConfig
+from backends.relay.backend import WAITING_SECONDS
 from backends.scripted import marker_audio
 from tests import wire
 from tests.backends.relay.harness import CONFIG, heard, relay, spoken, words
@@ -177,6 +178,24 @@ async def test_a_stream_takes_no_longer_than_it_may(plan: Plan) -> None:
         server.release.set()
     assert (caught.value.code, caught.value.retryable) == ("timeout", False)
     assert time.monotonic() - began < 4
+
+
+async def test_little_is_taken_that_the_server_does_not() -> None:
+    """More would fill the session's own buffer, which then asks for a final in the middle of a word."""
+    server = FakeServer(Plan(after_audio=WORD, cut="freeze"))
+    taken = 0
+
+    async def counted() -> AsyncIterator[bytes]:
+        nonlocal taken
+        async for chunk in spoken(noise(600)):
+            taken += len(chunk)
+            yield chunk
+
+    async with server.serving() as url:
+        with pytest.raises(BackendError, match="longer than"):
+            await heard(relay(url, timeout_seconds=0.5, heartbeat_seconds=60), counted())
+        server.release.set()
+    assert WAITING_SECONDS <= taken / WORD / 10 <= WAITING_SECONDS + 0.2
 
 
 async def test_within_its_time_a_stream_is_as_any_other() -> None:
