@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, Final
@@ -171,7 +172,10 @@ class Rooms:
             if room.follower is not None:
                 self._spawn(self._stop_following(room))
         elif room.follower is None and not room.hub.closed and self._log is not None and self._log.shared:
-            room.follower = asyncio.create_task(self._follow(room), name=f"follow-{room.session_id}")
+            # For all of them: no work of the one who came first, whose trace it would log.
+            room.follower = asyncio.create_task(
+                self._follow(room), name=f"follow-{room.session_id}", context=contextvars.Context()
+            )
 
     async def _stop_following(self, room: Room) -> None:
         follower, room.follower = room.follower, None

@@ -7,6 +7,7 @@ and reads the log.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import math
 import random
@@ -107,7 +108,8 @@ class Subscriber:
             follower.miss()
         self._changed.set()
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="event-log-subscriber")
+            # For all of them: no work of the one who came first, whose trace it would log.
+            self._task = asyncio.create_task(self._run(), name="event-log-subscriber", context=contextvars.Context())
             self._task.add_done_callback(lambda _: self._wake_all())
         try:
             while not self._closed:
@@ -234,7 +236,7 @@ class Announcer:
         self._waiting.append((channel, message()))
         self._wake.set()
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="event-log-announcer")
+            self._task = asyncio.create_task(self._run(), name="event-log-announcer", context=contextvars.Context())
 
     async def _run(self) -> None:
         while True:
