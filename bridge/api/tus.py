@@ -29,6 +29,8 @@ from bridge.uploads.models import Status
 PATH: Final = "/v1/uploads"
 VERSION: Final = "1.0.0"
 BODY_TYPE: Final = "application/offset+octet-stream"
+PLAIN_TYPE: Final = "application/octet-stream"
+"""Is taken, too: tools that read the OpenAPI document know no other type for bytes."""
 EXTENSIONS: Final = "creation,creation-with-upload,creation-defer-length,expiration,checksum,termination"
 ALGORITHMS: Final = ("sha1", "sha256", "md5")
 """For checksums of what one request carries; the first is the one that tus asks for."""
@@ -45,6 +47,7 @@ def _header(name: str, schema: dict[str, Any], description: str, *, required: bo
     return {"name": name, "in": "header", "required": required, "schema": schema, "description": description}
 
 
+_ID: Final = {"name": "upload_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _VERSION: Final = _header("Tus-Resumable", {"type": "string", "enum": [VERSION]}, "The protocol.", required=True)
 _CREATION: Final = (
     _VERSION,
@@ -53,12 +56,16 @@ _CREATION: Final = (
     _header("Upload-Metadata", {"type": "string"}, f"Keys with values in base64: {', '.join(FIELDS)}."),
 )
 _APPEND: Final = (
+    _ID,
     _VERSION,
     _header("Upload-Offset", _LENGTH, "Where the body belongs: where the upload stands.", required=True),
     _header("Upload-Length", _LENGTH, "Bytes of the file, where that was not said before."),
     _header("Upload-Checksum", {"type": "string"}, "Of the body: sha1, sha256 or md5, a space, and base64."),
 )
-_BYTES: Final = {"content": {BODY_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+_BYTES: Final = {
+    "description": f"Bytes of the file, as `{BODY_TYPE}`.",
+    "content": {PLAIN_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+}
 _TAKING: Final = (
     "bad_request",
     "unknown_upload",
@@ -81,7 +88,7 @@ def router(door: Door, bodies: Bodies, desk: UploadDesk) -> APIRouter:
     uploads = Tus(bodies, desk)
 
     @routes.options(PATH, status_code=204)
-    @routes.options(PATH + "/{upload_id}", status_code=204)
+    @routes.options(PATH + "/{upload_id}", status_code=204, openapi_extra={"parameters": (_ID,)})
     async def discover() -> Response:
         """What of tus this server speaks."""
         return uploads.abilities()
@@ -89,6 +96,7 @@ def router(door: Door, bodies: Bodies, desk: UploadDesk) -> APIRouter:
     @routes.post(
         PATH,
         status_code=201,
+        response_class=Response,
         openapi_extra={"parameters": _CREATION, "requestBody": _BYTES},
         responses=refusals(*_TAKING, "quota_exceeded"),
     )
@@ -99,7 +107,8 @@ def router(door: Door, bodies: Bodies, desk: UploadDesk) -> APIRouter:
 
     @routes.head(
         PATH + "/{upload_id}",
-        openapi_extra={"parameters": (_VERSION,)},
+        response_class=Response,
+        openapi_extra={"parameters": (_ID, _VERSION)},
         responses=refusals("unknown_upload", "unsupported_version", "store_unavailable"),
     )
     async def stands(upload_id: str, request: Request) -> Response:
@@ -151,6 +160,7 @@ def router(door: Door, bodies: Bodies, desk: UploadDesk) -> APIRouter:
     @routes.delete(
         PATH + "/{upload_id}",
         status_code=204,
+        openapi_extra={"parameters": (_ID, _VERSION)},
         responses=refusals("unknown_upload", "unsupported_version", "store_unavailable"),
     )
     async def drop(upload_id: str, request: Request) -> None:
@@ -292,7 +302,7 @@ def _has_body(request: Request) -> bool:
 
 
 def _check_type(request: Request) -> None:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != BODY_TYPE:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in {BODY_TYPE, PLAIN_TYPE}:
         raise BridgeError("unsupported_type", f"Content-Type: should be {BODY_TYPE}")
 
 
