@@ -174,7 +174,8 @@ class _Player:
         results = []
         while self._next is not None and self._next.at <= self._config.start + self._now + 1e-6:
             self._open = None if self._next.is_final else self._next
-            results.append(self._result(self._next))
+            if self._next.is_final or self._config.partials:
+                results.append(self._result(self._next))
             self._next = next(self._results, None)
         return self._noted(results)
 
@@ -226,11 +227,14 @@ class _ScriptedEngine(Backend):
         super().__init__(options or ScriptedOptions())
         self._script = script if script is not None else Script()
         self._given = script is not None
+        self._capabilities = Capabilities(
+            word_times=True, confidences=True, flush=True, max_streams=self.options.max_streams
+        )
 
     @property
     def capabilities(self) -> Capabilities:
         """What the options say."""
-        return Capabilities(word_times=True, confidences=True, flush=True, max_streams=self.options.max_streams)
+        return self._capabilities
 
     def _read_script(self) -> None:
         """From the options' file, unless a script was given."""

@@ -1,4 +1,4 @@
-"""Prometheus metrics of one server. Label values are bound once for each session and backend, not per frame."""
+"""Prometheus metrics of one server. Label values are bound once, not for each session or frame."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Metrics:
     """Every metric; `registry` is what `/metrics` shows."""
 
     def __init__(self) -> None:
+        self._audio_of: dict[str, Counter] = {}
+        self._of_backend: dict[str, _BackendLabels] = {}
         self.registry = CollectorRegistry()
         self.sessions_open = Gauge("stt_sessions_open", "Sessions open now.", registry=self.registry)
         self.sessions = Counter(
@@ -123,6 +125,18 @@ class Metrics:
         """Show an engine's own collectors, too."""
         self._engine.add(collectors)
 
+    def audio_of(self, protocol: str) -> Counter:
+        """The audio of one protocol's sessions."""
+        if (counter := self._audio_of.get(protocol)) is None:
+            counter = self._audio_of[protocol] = self.audio_seconds.labels(protocol)
+        return counter
+
+    def of_backend(self, backend: str) -> _BackendLabels:
+        """What sessions report of one backend."""
+        if (labels := self._of_backend.get(backend)) is None:
+            labels = self._of_backend[backend] = _BackendLabels(self, backend)
+        return labels
+
     def session(self, protocol: str, spend: Callable[[float], None] | None = None) -> SessionMetrics:
         """What one session reports to; `spend` is told the seconds of audio, too."""
         return SessionMetrics(self, protocol, spend)
@@ -186,7 +200,7 @@ class HttpMetrics:
 
 
 class _BackendLabels:
-    """What a session reports of one backend, bound to its name."""
+    """What sessions report of one backend, bound to its name."""
 
     def __init__(self, metrics: Metrics, backend: str) -> None:
         self.first_partial = metrics.first_partial_seconds.labels(backend)
@@ -236,7 +250,7 @@ class JobMetrics:
 
 
 class SessionMetrics:
-    """One session's bound labels: a `SessionObserver`.
+    """What one session reports to: a `SessionObserver`.
 
     Audio is summed here and handed on when it is a second, and at the end, because a counter costs more than a frame.
     """
@@ -244,8 +258,7 @@ class SessionMetrics:
     def __init__(self, metrics: Metrics, protocol: str, spend: Callable[[float], None] | None = None) -> None:
         self._metrics = metrics
         self._spend = spend
-        self._audio = metrics.audio_seconds.labels(protocol)
-        self._of: dict[str, _BackendLabels] = {}
+        self._audio = metrics.audio_of(protocol)
         self._unreported = 0.0
 
     def audio(self, seconds: float) -> None:
@@ -282,9 +295,7 @@ class SessionMetrics:
         self._metrics.queue_seconds.observe(seconds)
 
     def _labels(self, backend: str) -> _BackendLabels:
-        if (labels := self._of.get(backend)) is None:
-            labels = self._of[backend] = _BackendLabels(self._metrics, backend)
-        return labels
+        return self._metrics.of_backend(backend)
 
     def report(self) -> None:
         """Hand on what was summed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -180,6 +181,7 @@ class Gatekeeper:
         return name == "localhost" or _is_address(name) or host in self._hosts
 
 
+@functools.lru_cache(256)
 def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)

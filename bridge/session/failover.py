@@ -78,6 +78,8 @@ class EnginePool:
     @property
     def current(self) -> Engine:
         """Where a new session would go now, if its language and the room there allow it; or whom it has to wait for."""
+        if len(self.members) == 1:
+            return self.members[0].engine
         usable = [member for member in self.members if member.engine.state != "failed"] or self.members
         if usable[0].engine.state != "ready":
             return usable[0].engine

@@ -97,6 +97,12 @@ class ReplayBuffer:
     @property
     def has_room(self) -> bool:
         """Whether the client may send more."""
+        reader = self._reader
+        if self.gate is None:  # as below, for every frame of nearly all sessions
+            if self.end - self.start >= self._replay_limit:
+                return False
+            read = self.start if reader is None else reader.position
+            return self.end - read < self._queue_limit or self._between_streams
         return self.held < self._replay_limit and (self.unread < self._queue_limit or self._between_streams)
 
     @property
@@ -271,6 +277,14 @@ class AudioReader:
             return False
         mark = self._next_mark(buffer)
         return self.available or buffer.closed or self._finishing or (mark is not None and mark <= self.position)
+
+    @property
+    def shift(self) -> int | None:
+        """How far the session's positions are from the stream's samples; None where silence was left out."""
+        if len(self._places) > 1:
+            return None
+        given, position = self._places[0]
+        return position - given
 
     def place(self, sample: int, *, end: bool = False) -> int:
         """The session position of the stream's sample; of the `end` of something, which lies before any silence."""

@@ -184,11 +184,10 @@ class BackendStream:
             BackendError: it ended before that. What was published stands; another stream goes on from there.
         """
         # Words tell where to go on after a stream that was ended in speech; partials, that a stream still hears.
-        config = dataclasses.replace(
-            config,
-            words=config.words or self._end is not None,
-            partials=config.partials or self._engine.capabilities.answer_seconds is not None,
-        )
+        words = config.words or self._end is not None
+        partials = config.partials or self._engine.capabilities.answer_seconds is not None
+        if (words, partials) != (config.words, config.partials):
+            config = dataclasses.replace(config, words=words, partials=partials)
         self._watch_later()
         try:
             renewed = await self._read(config)
@@ -287,18 +286,28 @@ class BackendStream:
         end = max(first, self._at(result.end, end=True))
         start = min(max(first, self._at(result.start)), end)
         if result.words:
-            result = dataclasses.replace(result, words=tuple(map(self._placed_word, result.words)))
+            shift = self.reader.shift
+            words = tuple(self._placed_word(word, shift) for word in result.words)
+            if words != result.words:
+                result = dataclasses.replace(result, words=words)
         self._publish(Placed(result, start, end, self.reader.covered(end)))
 
     def _at(self, seconds: float, *, end: bool = False) -> int:
         """A time of this stream as a position of the session."""
         return self.reader.place(min(round(seconds * self._rate), self.reader.given), end=end)
 
-    def _placed_word(self, word: Word) -> Word:
-        start = self.reader.place(round(word.start * self._rate)) / self._rate
-        end = self.reader.place(round(word.end * self._rate), end=True) / self._rate
+    def _placed_word(self, word: Word, shift: int | None) -> Word:
+        rate = self._rate
+        if shift is None:
+            start = self.reader.place(round(word.start * rate)) / rate
+            end = self.reader.place(round(word.end * rate), end=True) / rate
+        else:
+            start, end = (round(word.start * rate) + shift) / rate, (round(word.end * rate) + shift) / rate
+        start, end = round(start, 3), round(max(start, end), 3)
         confidence = None if word.confidence is None else round(word.confidence, 3)
-        return Word(word.text, round(start, 3), round(max(start, end), 3), confidence, word.speaker)
+        if (start, end, confidence) == (word.start, word.end, word.confidence):
+            return word  # most are: of a session's first stream
+        return Word(word.text, start, end, confidence, word.speaker)
 
     # Watching the clock
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from bridge.audio.decode import StreamDecoder
+from bridge.audio.formats import AudioFormat, Encoding
 from bridge.errors import BridgeError
-from bridge.protocols.events import Final, ServerEvent, Start
+from bridge.protocols.events import Final as FinalEvent
+from bridge.protocols.events import ServerEvent, Start
 from bridge.session.account import NOBODY, Account
 from bridge.session.channel import Channel
 from bridge.session.failover import Seat
@@ -22,7 +25,9 @@ from bridge.session.voice import VoicePolicy
 
 log = logging.getLogger(__name__)
 
-_NO_VOICE = VoicePolicy()
+PIECE_SECONDS: Final = 2.5
+"""That the backend is given at once."""
+_NO_VOICE: Final = VoicePolicy()
 
 
 class Whole:
@@ -45,7 +50,7 @@ class Whole:
         self._seat = seats[0]
         self._rate = self._seat.engine.sample_rate
         self._observer = observer
-        self._finals: list[Final] = []
+        self._finals: list[FinalEvent] = []
         self._scope: asyncio.Timeout | None = None
         self._channel = Channel(
             None,
@@ -72,7 +77,7 @@ class Whole:
         """Of all its audio."""
         return self._channel.end / self._rate
 
-    async def finals(self, chunks: Iterable[bytes]) -> Sequence[Final]:
+    async def finals(self, chunks: Iterable[bytes]) -> Sequence[FinalEvent]:
         """What is said in this audio, which is in the format of `start`. To be used once; may be cancelled.
 
         Raises:
@@ -100,14 +105,19 @@ class Whole:
 
     def _take(self, chunks: Iterable[bytes]) -> None:
         now = asyncio.get_running_loop().time()
-        decoder = StreamDecoder(self._start.audio, self._rate)
-        for chunk in chunks:
-            decoder.push(chunk)
+        if self._start.audio == AudioFormat(Encoding.PCM_S16LE, self._rate):
+            pcm, size = b"".join(chunks), round(PIECE_SECONDS * self._rate) * 2
+            for at in range(0, len(pcm), size):
+                self._channel.append(pcm[at : at + size], now)
+        else:
+            decoder = StreamDecoder(self._start.audio, self._rate)
+            for chunk in chunks:
+                decoder.push(chunk)
+                while (lanes := decoder.read()) is not None:
+                    self._channel.append(lanes[0], now)
+            decoder.finish()
             while (lanes := decoder.read()) is not None:
                 self._channel.append(lanes[0], now)
-        decoder.finish()
-        while (lanes := decoder.read()) is not None:
-            self._channel.append(lanes[0], now)
         self._channel.close()
         self._observer.audio(self.audio_seconds)
 
@@ -129,7 +139,7 @@ class Whole:
 
     def publish(self, event: ServerEvent) -> None:
         """Keep what is said."""
-        if isinstance(event, Final):
+        if isinstance(event, FinalEvent):
             self._finals.append(event)
 
 
