@@ -104,6 +104,7 @@ class Metrics:
         self.event_log_up = Gauge(
             "stt_event_log_up", "1 while the event log can be written, or there is none.", registry=self.registry
         )
+        self.event_log_up.set(1)
         self.event_log_backlog = Gauge(
             "stt_event_log_backlog", "Sessions that have events to be written.", registry=self.registry
         )

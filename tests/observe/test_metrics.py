@@ -43,6 +43,7 @@ def test_the_engine_s_metrics_are_shown_beside_the_bridge_s() -> None:
     assert 'stt_whisper_dropped_total{kind="partial"} 3.0' in lines
     assert 'stt_whisper_batch_size_bucket{le="2.0"} 1.0' in lines
     assert "stt_sessions_open 0.0" in lines
+    assert "stt_event_log_up 1.0" in lines  # where there is none, none is away
 
 
 @pytest.mark.parametrize(
