@@ -105,6 +105,8 @@ class Run:
 
     async def close(self) -> None:
         """End it, wherever it is."""
+        if not self._running.done():
+            self._session.cut("client_gone")
         tasks = {self._running, self._feeding}
         for task in tasks:
             task.cancel()

@@ -83,7 +83,6 @@ class Whole:
         Raises:
             BridgeError: the backend cannot go on, or the server stops.
         """
-        self.end_code = "stopped"
         try:
             self._take(chunks)
             async with asyncio.timeout(None) as self._scope:
@@ -97,6 +96,7 @@ class Whole:
             log.exception("session failed", extra={"session": self.id})
             error = BridgeError("internal")
         else:
+            self.end_code = "stopped"
             return self._finals
         finally:
             self._channel.abort()

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import srt  # type: ignore[import-untyped]
+import srt
 import webvtt
 from openai import AsyncOpenAI, OpenAI
 
