@@ -29,11 +29,19 @@ def free_port() -> int:
         return port
 
 
-class Supervisor:
-    """`stt-bridge serve`, again and again. Get one from `running`."""
+COMMANDS: Final = {
+    "serve": (("serve", "--host", HOST, "--port"), "stream"),
+    "worker": (("worker", "--host", HOST, "--health-port"), "health"),
+}
+"""The arguments of each command, the port behind them, and the line of its banner that says that it is ready."""
 
-    def __init__(self, settings: Mapping[str, str], log: Path, port: int) -> None:
+
+class Supervisor:
+    """`stt-bridge serve` (or `worker`), again and again. Get one from `running`."""
+
+    def __init__(self, settings: Mapping[str, str], log: Path, port: int, command: str = "serve") -> None:
         self.port = port
+        self._arguments, self._word = COMMANDS[command]
         self.starts = 0
         self._settings = settings
         self._log = log
@@ -44,10 +52,10 @@ class Supervisor:
     @classmethod
     @contextlib.asynccontextmanager
     async def running(
-        cls, settings: Mapping[str, str], log: Path, port: int | None = None
+        cls, settings: Mapping[str, str], log: Path, port: int | None = None, command: str = "serve"
     ) -> AsyncGenerator[Supervisor]:
         """A server that is ready; killed in the end. What it writes to standard error is added to the file `log`."""
-        supervisor = cls(settings, log, port or free_port())
+        supervisor = cls(settings, log, port or free_port(), command)
         try:
             await supervisor.start()
             yield supervisor
@@ -67,7 +75,7 @@ class Supervisor:
     @property
     def surprises(self) -> list[str]:
         """Lines of the log that tell of a fault of the server's own."""
-        wanted = ("Traceback", '"level": "ERROR"', '"level": "CRITICAL"')
+        wanted = ("Traceback", '"level":"ERROR"', '"level":"CRITICAL"')
         return [line for line in self.log.splitlines() if any(text in line for text in wanted)]
 
     async def start(self) -> None:
@@ -75,7 +83,7 @@ class Supervisor:
         self.starts += 1
         self._ready.clear()
         self._process = process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bridge", "serve", "--host", HOST, "--port", str(self.port)),
+            *(sys.executable, "-m", "bridge", *self._arguments, str(self.port)),
             cwd=self._log.parent,  # where no .env lies
             env=environment({"PYTHONPATH": str(ROOT)} | dict(self._settings)),
             stdin=asyncio.subprocess.DEVNULL,
@@ -136,5 +144,5 @@ class Supervisor:
                 text = line.decode(errors="replace")
                 file.write(text)
                 file.flush()
-                if announced("stream", text):
+                if announced(self._word, text):
                     self._ready.set()
