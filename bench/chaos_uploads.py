@@ -66,6 +66,7 @@ class Chaos:
     differences: list[str] = field(default_factory=list)
     _addresses: dict[str, str] = field(default_factory=dict)
     _requests: int = 0
+    _over: bool = False
     _moved: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
@@ -86,8 +87,10 @@ class Chaos:
                     self.differences.append(f"{sample.name}: {type(exc).__name__} {exc}")
 
         await asyncio.gather(*(one(sample) for sample in self.samples))
-        killing.cancel()
-        await asyncio.gather(killing, return_exceptions=True)
+        self._over = True
+        async with self._moved:
+            self._moved.notify_all()
+        await killing  # a server that was killed is up again
         async with httpx.AsyncClient(base_url=self.url, timeout=30, trust_env=False) as client:
             await self._compare(client)
 
@@ -96,6 +99,8 @@ class Chaos:
         expected = sum(len(cut(sample.data, random.Random(sample.name))) for sample in self.samples)
         for kill in range(1, self.kills + 1):
             await self._until(kill * expected // (self.kills + 1))
+            if self._over:
+                return
             await asyncio.sleep(self.rng.uniform(0, 0.05))
             await self.server.kill()
             self.counts["kills"] += 1
@@ -103,7 +108,7 @@ class Chaos:
 
     async def _until(self, requests: int) -> None:
         async with self._moved:
-            await self._moved.wait_for(lambda: self._requests >= requests)
+            await self._moved.wait_for(lambda: self._over or self._requests >= requests)
 
     async def _send_chunks(self, client: httpx.AsyncClient, sample: Sample) -> None:
         parts = cut(sample.data, random.Random(sample.name))

@@ -23,6 +23,8 @@ from bridge.uploads.blobs import (
     check_name,
 )
 
+FULL_SECONDS: Final = 60.0
+"""After which somebody who found the disk full may try again."""
 _TEMP: Final = ".temp"
 """The folder of what is not whole yet. It is on the same file system, so that a rename can move it to its place."""
 
@@ -105,7 +107,7 @@ class FolderStore(BlobStore):
     def _reserve(self, size: int) -> None:
         free = shutil.disk_usage(self._root).free
         if free - size < MARGIN_BYTES:
-            raise BridgeError("store_unavailable", "the disk for uploads is full; try again later")
+            raise BridgeError("store_unavailable", "the disk for uploads is full", retry_after=FULL_SECONDS)
 
     def _sweep(self, age: float) -> int:
         swept = 0

@@ -35,6 +35,8 @@ class Upload:
         self.pieces = Pieces()
         self.coming = 0
         """Bytes that are being written to the store."""
+        self.turns = 0
+        """How often this server has begun, ended or deleted it."""
         self.first: int | None = None
         """The number of the first chunk, once that is certain."""
         self.users = 0
@@ -114,19 +116,32 @@ class Registry:
         Raises:
             BridgeError: `store_unavailable`.
         """
+        while not await self._refreshed(upload):
+            pass  # it was begun, ended or deleted meanwhile, which happens a few times in an upload's life
+
+    async def _refreshed(self, upload: Upload) -> bool:
+        turns = upload.turns
+        known = upload.pieces
         meta = await self.shelf.meta(upload.key)
-        done = None
-        pieces = Pieces()
-        if meta is not None:
-            pieces = await self.shelf.pieces(upload.key, meta)
-        else:  # asked in this order: an upload that ends meanwhile is found as one or the other
+        if meta is None:  # asked in this order: an upload that ends meanwhile is found as one or the other
             done = await self.shelf.done(upload.key)
-        if upload.meta is not None and meta is not None and upload.meta.nonce == meta.nonce:
-            pieces.sizes |= upload.pieces.sizes  # some may have been written since the listing began
+            if upload.turns != turns:
+                return False
+            upload.meta, upload.done, upload.pieces, upload.first, upload.loaded = None, done, Pieces(), None, True
+            return True
+        pieces = await self.shelf.pieces(upload.key, meta)
+        same = upload.meta is not None and upload.meta.nonce == meta.nonce
+        if same and not known.sizes.keys() <= pieces.sizes.keys() and await self.shelf.meta(upload.key) is None:
+            return False  # pieces do not vanish, unless all of them do
+        if upload.turns != turns:
+            return False
+        if same:  # some may have been written since the listing began
+            pieces.sizes |= upload.pieces.sizes
             pieces.last = upload.pieces.last if pieces.last is None else pieces.last
         else:
             upload.first = None
-        upload.meta, upload.done, upload.pieces, upload.loaded = meta, done, pieces, True
+        upload.meta, upload.done, upload.pieces, upload.loaded = meta, None, pieces, True
+        return True
 
     async def begin(self, upload: Upload, meta: Meta) -> None:
         """Begin it, unless another server has just done that. Its lock is held.
@@ -141,6 +156,7 @@ class Registry:
         except BaseException:
             self._keys.discard(upload.key)
             raise
+        upload.turns += 1
         upload.done, upload.pieces, upload.first = None, Pieces(touched=time.time()), None
         if upload.meta is not meta:
             await self.refresh(upload)
@@ -148,6 +164,7 @@ class Registry:
     def ended(self, upload: Upload, done: Done | None) -> None:
         """It is done, or deleted: there is room for another one."""
         self._keys.discard(upload.key)
+        upload.turns += 1
         upload.meta, upload.done, upload.pieces, upload.first = None, done, Pieces(), None
 
     async def _admit(self, owner: str) -> None:
