@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import re
+import wave
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -256,6 +258,40 @@ async def test_a_session_and_all_it_says_has_its_connection_s_trace(server: wire
     shown = await wire.get(server.url + "/metrics", KEY)
     assert wire.metric(shown.body, "stt_http_requests_total", route="/v1/stream", status="101") >= 1
     assert wire.metric(shown.body, "stt_http_request_seconds_count", route="/v1/stream") == 0
+
+
+async def test_a_file_and_its_session_are_one_trace(server: wire.Process, logged: Log) -> None:
+    trace_id, header = new_trace()
+    where = "/v1/transcribe?encoding=pcm_s16le&sample_rate=16000"
+    answer = await wire.get(server.url + where, header | KEY, method="POST", body=marker_audio(2))
+    assert (answer.status, answer.headers["x-request-id"]) == (200, trace_id)
+    await wire.eventually(lambda: bool(logged(trace=trace_id, message="request")))
+    of_it = logged(trace=trace_id)
+    assert [line["message"] for line in of_it] == ["session opened", "session closed", "request"]
+    assert len({(line["session"], line["subject"]) for line in of_it}) == 1
+    line = of_it[-1]
+    assert (line["route"], line["bytes_in"], line["bytes_out"]) == (
+        "/v1/transcribe",
+        len(marker_audio(2)),
+        len(answer.body),
+    )
+
+
+async def test_a_job_goes_on_under_the_trace_of_who_handed_it_in(server: wire.Process, logged: Log) -> None:
+    trace_id, header = new_trace()
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(marker_audio(2))
+    head = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    form = head + content.getvalue() + b"\r\n--x--\r\n"
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    answer = await wire.get(server.url + "/v1/jobs", header | KEY | kind, method="POST", body=form)
+    assert answer.status == 202, answer.body
+    await wire.eventually(lambda: bool(logged(trace=trace_id, message="job succeeded")))
+    messages = [line["message"] for line in logged(trace=trace_id)]
+    assert {"request", "job begun", "session opened", "session closed", "job succeeded"} <= set(messages)
+    assert len({line["subject"] for line in logged(trace=trace_id)}) == 1
 
 
 async def test_a_resumed_session_has_both_traces(server: wire.Process, logged: Log) -> None:

@@ -129,6 +129,19 @@ async def test_a_connection_its_session_and_its_backend_s_stream_are_one_trace(c
     assert b"secret" not in everything
 
 
+async def test_a_file_s_request_its_session_and_its_stream_are_one_trace(collector: Collector) -> None:
+    async with wire.serve(otel_endpoint=collector.url) as url:
+        where = url + "/v1/transcribe?encoding=pcm_s16le&sample_rate=16000"
+        answer = await wire.get(where, method="POST", body=marker_audio(2))
+    assert answer.status == 200
+    spans = collector.spans()
+    request, session, stream = (spans[name] for name in ("POST /v1/transcribe", "session", "backend stream"))
+    assert {span.trace_id.hex() for span in spans.values()} == {answer.headers["x-request-id"]}
+    assert (session.parent_span_id, stream.parent_span_id) == (request.span_id, session.span_id)
+    assert attributes(request)["stt.session.id"] == attributes(session)["stt.session.id"]
+    assert session.end_time_unix_nano <= request.end_time_unix_nano
+
+
 async def test_requests_of_all_outcomes(collector: Collector) -> None:
     async with wire.serve(otel_endpoint=collector.url) as url:
         answer = await wire.get(url + "/v1/sessions/none-such?token=sesame")
