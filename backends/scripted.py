@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -119,15 +120,26 @@ class Script:
         if self.results is not None:
             yield from (r for r in self.results if r.end > start + 1e-6)
             return
-        first = int(start / (_STEP * len(_WORDS)) + 1e-6)
-        utterance = first
+        utterance = int(start / (_STEP * len(_WORDS)) + 1e-6)
         while True:  # the default: a word every half second, a final every six
-            base = utterance * _STEP * len(_WORDS)
-            for i in range(1, len(_WORDS) + 1):
-                end = base + i * _STEP
-                if end > start + 1e-6:
-                    yield Scripted(end, " ".join(_WORDS[:i]), i == len(_WORDS), base, end)
+            yield from (r for r in _utterance(utterance) if r.end > start + 1e-6)
             utterance += 1
+
+
+@functools.lru_cache(1_024)
+def _utterance(number: int) -> tuple[Scripted, ...]:
+    """One of the default script: remembered, so that a benchmark measures the bridge and not this."""
+    base = number * _STEP * len(_WORDS)
+    ends = [base + i * _STEP for i in range(1, len(_WORDS) + 1)]
+    return tuple(Scripted(end, " ".join(_WORDS[:i]), i == len(_WORDS), base, end) for i, end in enumerate(ends, 1))
+
+
+@functools.lru_cache(1_024)
+def _spoken(text: str, start: float, end: float) -> tuple[Word, ...]:
+    """Its words, of one length each."""
+    texts = text.split()
+    step = (end - start) / max(1, len(texts))
+    return tuple(Word(t, start + i * step, start + (i + 1) * step, 1.0) for i, t in enumerate(texts))
 
 
 class _Player:
@@ -202,11 +214,7 @@ class _Player:
     def _result(self, scripted: Scripted) -> Result:
         start = max(0.0, scripted.start - self._config.start)
         end = max(start, scripted.end - self._config.start)
-        words: tuple[Word, ...] = ()
-        if scripted.is_final and self._config.words:
-            texts = scripted.text.split()
-            step = (end - start) / max(1, len(texts))
-            words = tuple(Word(t, start + i * step, start + (i + 1) * step, 1.0) for i, t in enumerate(texts))
+        words = _spoken(scripted.text, start, end) if scripted.is_final and self._config.words else ()
         return Result(
             scripted.text,
             scripted.is_final,

@@ -298,16 +298,15 @@ class BackendStream:
 
     def _placed_word(self, word: Word, shift: int | None) -> Word:
         rate = self._rate
+        if shift == 0 and _is_rounded(word):
+            return word  # a sample is less than a millisecond: it would come out as it is
         if shift is None:
             start = self.reader.place(round(word.start * rate)) / rate
             end = self.reader.place(round(word.end * rate), end=True) / rate
         else:
             start, end = (round(word.start * rate) + shift) / rate, (round(word.end * rate) + shift) / rate
-        start, end = round(start, 3), round(max(start, end), 3)
         confidence = None if word.confidence is None else round(word.confidence, 3)
-        if (start, end, confidence) == (word.start, word.end, word.confidence):
-            return word  # most are: of a session's first stream
-        return Word(word.text, start, end, confidence, word.speaker)
+        return Word(word.text, round(start, 3), round(max(start, end), 3), confidence, word.speaker)
 
     # Watching the clock
 
@@ -370,6 +369,17 @@ class BackendStream:
         if self.reader.awaited or self.reader.flushed > self._buffer.start:
             return self._untouched_seconds
         return None
+
+
+def _is_rounded(word: Word) -> bool:
+    """Whether its times are whole milliseconds, and in order."""
+    start, end, confidence = word.start, word.end, word.confidence
+    return (
+        0 <= start <= end
+        and round(start, 3) == start
+        and round(end, 3) == end
+        and (confidence is None or round(confidence, 3) == confidence)
+    )
 
 
 def without_cut_word(result: Result, given: float) -> Result:

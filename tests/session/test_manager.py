@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from backends.base import AsyncBackend, RecognitionConfig, Result
+from bridge.audio.formats import AudioFormat, Encoding
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
-from bridge.protocols.events import Final, Start
+from bridge.protocols.events import Final, Start, Warning
 from bridge.session.engine import Engine
 from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
@@ -101,3 +103,23 @@ async def test_a_model_that_loads_is_given_up_at_the_end(drained: bool) -> None:
         assert backend.given_up == ["second"]
     await manager.close()
     assert closed == [["second"]]
+
+
+@pytest.mark.parametrize(("watched", "seconds", "warned"), [(True, 0.5, ["wav_header"]), (False, 0.501375, [])])
+async def test_what_this_server_has_decoded_is_not_doubted(watched: bool, seconds: float, warned: list[str]) -> None:
+    """Samples that happen to look like a WAV header are a header only if a client sent them."""
+    manager = managed(FunctionEngine(polyglot))
+    await manager.load()
+    header = struct.pack(
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", 0, b"WAVE", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16, b"data", 0
+    )
+    start = Start(AudioFormat(Encoding.PCM_S16LE))
+    async with manager.place() as place:
+        with manager.seated(place, start, "file", watched=watched) as session:
+            outbox = session.subscribe()
+            session.feed(header + bytes(16_000))
+            session.stop()
+            await session.run()
+            assert [e.code for e in await outbox.get() if isinstance(e, Warning)] == warned
+            assert session.audio_seconds == pytest.approx(seconds, abs=1e-9)
+    await manager.close()
