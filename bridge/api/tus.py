@@ -19,7 +19,7 @@ from fastapi import APIRouter, Request, Response
 from bridge.api.bodies import Bodies
 from bridge.api.door import Caller, Door
 from bridge.api.refusals import refusals
-from bridge.api.upload_states import FIELDS, UploadDescription, describe
+from bridge.api.upload_states import EXAMPLE, FIELDS, UploadDescription, describe, example
 from bridge.errors import BridgeError
 from bridge.security.entrance import HEADERS
 from bridge.uploads.blobs import BLOCK_BYTES, SeekableFile
@@ -151,7 +151,7 @@ def router(door: Door, bodies: Bodies, desk: UploadDesk) -> APIRouter:
             case _:
                 raise BridgeError("bad_request", "X-HTTP-Method-Override: should be PATCH or DELETE")
 
-    @routes.get(PATH + "/{upload_id}", responses=refusals("unknown_upload", "store_unavailable"))
+    @routes.get(PATH + "/{upload_id}", responses=example(EXAMPLE) | refusals("unknown_upload", "store_unavailable"))
     async def show(upload_id: str, request: Request) -> UploadDescription:
         """How the upload stands, and which job it became."""
         caller = await door.enter(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
@@ -68,6 +68,29 @@ class ChunkedDescription(UploadDescription):
 
     session_id: str
     task_id: str | None
+
+
+EXAMPLE: Final[dict[str, object]] = {
+    "id": "talk-1",
+    "state": "complete",
+    "complete": True,
+    "received": 4,
+    "bytes": 72_596,
+    "missing": [],
+    "missing_count": 0,
+    "last": 3,
+    "length": 72_596,
+    "expires": "2026-11-22T16:10:06Z",
+    "sha256": "97ca91d7a3c7fe23f0d75d43b8db74ea9a8015ad8be40878db26b2015791984b",
+    "job": {"id": "ec79a5576c9c75164ed612f3ccd28729", "url": "/v1/jobs/ec79a5576c9c75164ed612f3ccd28729"},
+    "error": None,
+}
+EXAMPLE_CHUNKED: Final = EXAMPLE | {"session_id": "talk-1", "task_id": "ec79a5576c9c75164ed612f3ccd28729"}
+
+
+def example(shown: object) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers so."""
+    return {200: {"content": {"application/json": {"example": shown}}}}
 
 
 def job_url(job: str) -> str:

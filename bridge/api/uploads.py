@@ -11,7 +11,7 @@ from bridge.api.bodies import Bodies
 from bridge.api.door import Door
 from bridge.api.forms import Form
 from bridge.api.refusals import refusals
-from bridge.api.upload_states import FIELDS, ChunkedDescription, describe_chunked
+from bridge.api.upload_states import EXAMPLE_CHUNKED, FIELDS, ChunkedDescription, describe_chunked, example
 from bridge.errors import BridgeError
 from bridge.session.directory import can_be_session
 from bridge.uploads.chunks import MAX_PIECES
@@ -44,7 +44,8 @@ def router(door: Door, bodies: Bodies, desk: UploadDesk) -> APIRouter:
         PATH,
         response_model=ChunkedDescription,
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
-        responses=refusals(
+        responses=example(EXAMPLE_CHUNKED)
+        | refusals(
             "bad_request",
             "upload_conflict",
             "upload_incomplete",
@@ -74,7 +75,10 @@ def router(door: Door, bodies: Bodies, desk: UploadDesk) -> APIRouter:
             status = await desk.chunked.add(caller.subject, name, number, chunk, is_last=is_last, fields=fields)
         return _answer(status, is_last=is_last)
 
-    @routes.get(PATH + "/{session_id}", responses=refusals("unknown_upload", "store_unavailable"))
+    @routes.get(
+        PATH + "/{session_id}",
+        responses=example(EXAMPLE_CHUNKED) | refusals("unknown_upload", "store_unavailable"),
+    )
     async def show(session_id: str, request: Request) -> ChunkedDescription:
         """How the upload stands, for whoever sends it."""
         caller = await door.enter(request)
