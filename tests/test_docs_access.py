@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from bridge.api.sessions import SessionDescription
 from bridge.errors import ERRORS
 from bridge.guarding import make_gatekeeper
 from bridge.protocols.asr_room import FailureMessage, Query, ResultMessage
+from bridge.security import jwks
 from bridge.security.rights import SCOPES, Grant, Rights
 from bridge.security.tokens import TokenVerifier
 from bridge.settings import Settings
@@ -73,8 +75,35 @@ def test_scopes() -> None:
 
 def test_claims_and_variables() -> None:
     variables, claims = tables(section(ACCESS, "Tokens"))[:2]
-    assert [code(row["Variable"]).removeprefix("STT_").lower() for row in variables] == ["jwt_secret", "jwt_key_file"]
-    assert {code(row["Claim"]) for row in claims} == {"exp", "scope", "session", "aud", "nbf"}
+    assert [code(row["Variable"]).removeprefix("STT_").lower() for row in variables] == [
+        "jwt_secret",
+        "jwt_key_file",
+        "jwt_jwks",
+    ]
+    assert {code(row["Claim"]) for row in claims} == {"exp", "scope", "session", "sub", "aud", "iss", "nbf"}
+
+
+def test_limits() -> None:
+    (limits,) = tables(section(ACCESS, "How much each may use"))
+    assert all(code(row["Refused with"]) in ERRORS for row in limits)
+    example = {"STT_RATE_LIMIT", "STT_ADDRESS_RATE_LIMIT", "STT_KEY_SESSIONS"}
+    (line,) = re.findall(r"^    (STT_RATE_LIMIT=.*)$", ACCESS, re.MULTILINE)
+    assert Settings.load(dict(part.split("=", 1) for part in line.split()), None)
+    assert {part.split("=", 1)[0] for part in line.split()} == example
+    fields = [code(row["Variable"]).removeprefix("STT_").lower() for row in limits]
+    assert set(fields) == {
+        name for name in Settings.model_fields if re.search(r"rate_limit|key_(sessions|audio)", name)
+    }
+    assert f"{Settings.model_fields['failure_rate_limit'].default}" == "30/minute"
+    assert "30 a minute by default" in ACCESS
+
+
+def test_published_keys() -> None:
+    text = section(ACCESS, "Tokens")
+    assert f"at most every {jwks.AGAIN_SECONDS:g} s" in text
+    assert jwks.FRESH_SECONDS == 600
+    assert "every ten minutes" in text
+    assert f"at most {jwks.MOST_KEYS} are taken, of {jwks.MOST_BYTES // 1_024} KiB" in text
 
 
 def test_fields_of_the_state() -> None:
@@ -121,10 +150,12 @@ def test_scoped_keys(tmp_path: Path) -> None:
 def test_tokens_by_a_secret(tmp_path: Path) -> None:
     needs("openssl")
     script = next(text for text in COMMANDS if "export STT_JWT_SECRET" in text)
-    secret, one, two = shell(script.replace("\nstt", "\necho $STT_JWT_SECRET\nstt", 1), tmp_path).split()
+    secret, one, two, three = shell(script.replace("\nstt", "\necho $STT_JWT_SECRET\nstt", 1), tmp_path).split()
     gatekeeper = make_gatekeeper(settings(STT_JWT_SECRET=secret))
     assert gatekeeper.admit({}, {"token": one}).rights == Rights((Grant.of(["receive"], ["room-7"]),))
     assert gatekeeper.admit({}, {"token": two}).rights == Rights((Grant.of(["send", "receive"], ["room-*"]),))
+    files = gatekeeper.admit({}, {"token": three})
+    assert (files.rights, files.subject) == (Rights((Grant.of(["files"]),)), "user-anna")
 
 
 def test_tokens_by_a_pair_of_keys(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_private_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
 def test_nothing_to_sign_with(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert "set STT_JWT_SECRET, or pass --key-file" in complaint(capsys, "--scope", "send")
     monkeypatch.setenv("STT_JWT_KEY_FILE", "public.pem")
-    assert "sign with the private one" in complaint(capsys, "--scope", "send")
+    assert "sign with the private key" in complaint(capsys, "--scope", "send")
     monkeypatch.setenv("STT_JWT_SECRET", "short")
     said = complaint(capsys, "--scope", "send")
     assert "at least 32 bytes" in said
