@@ -4,6 +4,8 @@ import asyncio
 import io
 import os
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from bridge.audio.formats import AudioFormat, Encoding
-from bridge.audio.media import WHOLE_BYTES, MediaDecoder, MediaInfo, shortened
+from bridge.audio.media import BLOCK_BYTES, WHOLE_BYTES, MediaDecoder, MediaInfo, shortened
 from bridge.errors import BridgeError
 from tests.audio.clips import RATE, clip, hear, loudness, spooled, tone, wav
 from tests.audio.encoding import amr_nb, contained, g722, ogg_flac, speech
@@ -340,6 +342,28 @@ async def test_cancelling_leaves_no_descriptor(decoder: MediaDecoder, tmp_path: 
         with pytest.raises(asyncio.CancelledError):
             await task
     assert descriptors() == before
+
+
+async def test_a_cancelled_read_of_the_disk_ends_before_its_file_is_closed(
+    decoder: MediaDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav(bytes(10 * BLOCK_BYTES)))
+    whole, ended, started = os.pread, [], threading.Event()
+
+    def slow(fd: int, size: int, at: int) -> bytes:
+        started.set()
+        time.sleep(0.2)
+        ended.append(Path(f"/proc/self/fd/{fd}").readlink())
+        return whole(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", slow)
+    task = asyncio.create_task(decoder.probe(path, "a.wav"))
+    await asyncio.to_thread(started.wait, 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == [path]
 
 
 async def test_closed_decoder_refuses() -> None:

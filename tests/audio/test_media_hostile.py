@@ -64,6 +64,14 @@ async def test_what_is_no_audio(decoder: MediaDecoder, data: bytes) -> None:
     assert await refused(decoder, data) in {"unsupported_audio", "undecodable_audio"}
 
 
+async def test_a_container_that_is_not_listed(decoder: MediaDecoder) -> None:
+    assert await refused(decoder, clip("nut", "pcm_s16le", tone(0.5))) == "unsupported_audio"
+
+
+async def test_a_codec_that_is_not_listed(decoder: MediaDecoder) -> None:
+    assert await refused(decoder, clip("wav", "dfpwm", tone(0.5))) == "unsupported_audio"
+
+
 async def test_a_film_without_sound(decoder: MediaDecoder) -> None:
     silent = clip("matroska", "pcm_s16le", film=True, tracks=0)
     assert await refused(decoder, silent, "a.mkv") == "undecodable_audio"

@@ -13,13 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytest_asyncio
 
 from bridge.audio import media_pool, media_wire
 from bridge.audio.media import Media, MediaDecoder
 from bridge.errors import BridgeError
 from tests.audio.clips import RATE, clip, hear, outcome, tone, wav
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 LONG = clip("flac", "flac", np.zeros((RATE * 120, 1), "<i2"))
 SHORT = clip("flac", "flac", tone(0.2))
@@ -40,12 +44,32 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture
-async def decoder() -> AsyncIterator[MediaDecoder]:
+@pytest_asyncio.fixture(loop_scope="module")
+async def own() -> AsyncIterator[MediaDecoder]:
+    """For a test that does to the zygote, too."""
+    others = children(os.getpid())
+    decoder = MediaDecoder(max_bytes=2**30, max_seconds=3_600, most=4)
+    yield decoder
+    await decoder.close()
+    assert children(os.getpid()) == others
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[MediaDecoder]:
     decoder = MediaDecoder(max_bytes=2**30, max_seconds=3_600, most=4)
     yield decoder
     await decoder.close()
     assert children(os.getpid()) == []
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def decoder(shared: MediaDecoder) -> AsyncIterator[MediaDecoder]:
+    """One zygote for all, without a child."""
+    await hear(shared, SHORT)
+    for child in workers(shared):
+        os.kill(child, signal.SIGKILL)
+    await until(lambda: not workers(shared))
+    yield shared
 
 
 def children(process: int) -> list[int]:
@@ -61,13 +85,14 @@ def descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def zygote() -> int:
-    (process,) = children(os.getpid())
-    return process
+def zygote(decoder: MediaDecoder) -> int:
+    running = decoder._children._zygote
+    assert running is not None
+    return running._process.pid
 
 
-def workers() -> list[int]:
-    return children(zygote())
+def workers(decoder: MediaDecoder) -> list[int]:
+    return children(zygote(decoder))
 
 
 async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
@@ -81,20 +106,21 @@ async def rest(media: Media) -> int:
     return sum([len(chunk) async for chunk in media.chunks()])
 
 
-async def test_nothing_runs_until_a_file_needs_it(decoder: MediaDecoder) -> None:
-    await decoder.open()
-    assert children(os.getpid()) == []
-    await hear(decoder, SHORT)
-    assert len(workers()) == 1
+async def test_nothing_runs_until_a_file_needs_it(own: MediaDecoder) -> None:
+    before = children(os.getpid())
+    await own.open()
+    assert children(os.getpid()) == before
+    await hear(own, SHORT)
+    assert len(workers(own)) == 1
 
 
 async def test_one_process_takes_one_file_after_another(decoder: MediaDecoder) -> None:
     await hear(decoder, SHORT)
-    first = workers()
+    first = workers(decoder)
     for data in (SHORT, b"no audio at all", SHORT):
         how, _ = await outcome(decoder, data)
         assert how == ("heard" if data is SHORT else "unsupported_audio")
-    assert workers() == first
+    assert workers(decoder) == first
 
 
 async def test_a_process_is_replaced_after_so_many_files(
@@ -104,7 +130,7 @@ async def test_a_process_is_replaced_after_so_many_files(
     seen = set()
     for _ in range(4):
         await hear(decoder, SHORT)
-        seen |= set(workers())
+        seen |= set(workers(decoder))
     assert len(seen) >= 2
 
 
@@ -113,12 +139,12 @@ async def test_a_process_that_dies_over_its_file(decoder: MediaDecoder, number: 
     async with decoder.read(io.BytesIO(LONG), "a.flac") as media:
         chunks = media.chunks()
         assert len(await anext(chunks)) == 2 * RATE
-        os.kill(workers()[0], number)
+        os.kill(workers(decoder)[0], number)
         with pytest.raises(BridgeError, match=r"a\.flac: decoding it failed") as caught:
             while True:
                 await anext(chunks)
         assert caught.value.code == "undecodable_audio"
-    await until(lambda: not workers())
+    await until(lambda: not workers(decoder))
     assert len((await hear(decoder, SHORT))[1]) == RATE // 5
 
 
@@ -127,12 +153,12 @@ async def test_a_process_that_hangs(decoder: MediaDecoder, monkeypatch: pytest.M
     async with decoder.read(io.BytesIO(LONG), "a.flac") as media:
         chunks = media.chunks()
         await anext(chunks)
-        os.kill(workers()[0], signal.SIGSTOP)
+        os.kill(workers(decoder)[0], signal.SIGSTOP)
         with pytest.raises(BridgeError) as caught:
             while True:
                 await anext(chunks)
     assert caught.value.code == "undecodable_audio"
-    await until(lambda: not workers())
+    await until(lambda: not workers(decoder))
 
 
 async def test_a_reader_that_rests_is_no_hanging_process(
@@ -146,31 +172,31 @@ async def test_a_reader_that_rests_is_no_hanging_process(
 
 async def test_a_process_that_died_between_two_files(decoder: MediaDecoder) -> None:
     await hear(decoder, SHORT)
-    os.kill(workers()[0], signal.SIGKILL)  # the server has not heard of it yet
+    os.kill(workers(decoder)[0], signal.SIGKILL)  # the server has not heard of it yet
     assert len((await hear(decoder, SHORT))[1]) == RATE // 5
 
 
-async def test_a_zygote_that_died(decoder: MediaDecoder) -> None:
-    await hear(decoder, SHORT)
-    old = zygote()
-    async with decoder.read(io.BytesIO(LONG), "a.flac") as media:
+async def test_a_zygote_that_died(own: MediaDecoder) -> None:
+    await hear(own, SHORT)
+    old = zygote(own)
+    async with own.read(io.BytesIO(LONG), "a.flac") as media:
         await anext(media.chunks())
         os.kill(old, signal.SIGKILL)
         with pytest.raises(BridgeError) as caught:
             await rest(media)
     assert caught.value.code == "undecodable_audio"  # its processes go with it
-    assert len((await hear(decoder, SHORT))[1]) == RATE // 5
-    assert zygote() != old
+    assert len((await hear(own, SHORT))[1]) == RATE // 5
+    assert zygote(own) != old
 
 
-async def test_a_zygote_that_does_not_start(decoder: MediaDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_zygote_that_does_not_start(own: MediaDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media_pool, "_WORKER", "bridge.audio.no_such_module")
     with pytest.raises(BridgeError) as caught:
-        await hear(decoder, SHORT)
+        await hear(own, SHORT)
     assert (caught.value.code, caught.value.retry_after) == ("at_capacity", 5)
-    assert len((await hear(decoder, wav(tone(0.1).tobytes())))[1]) == RATE // 10
+    assert len((await hear(own, wav(tone(0.1).tobytes())))[1]) == RATE // 10
     monkeypatch.undo()
-    assert len((await hear(decoder, SHORT))[1]) == RATE // 5
+    assert len((await hear(own, SHORT))[1]) == RATE // 5
 
 
 async def test_a_process_that_says_what_no_decoder_says(decoder: MediaDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +204,7 @@ async def test_a_process_that_says_what_no_decoder_says(decoder: MediaDecoder, m
     with pytest.raises(BridgeError) as caught:
         await hear(decoder, LONG)
     assert caught.value.code == "undecodable_audio"
-    await until(lambda: not workers())
+    await until(lambda: not workers(decoder))
 
 
 async def test_cancelling_a_reader_ends_its_process(decoder: MediaDecoder) -> None:
@@ -192,11 +218,11 @@ async def test_cancelling_a_reader_ends_its_process(decoder: MediaDecoder) -> No
 
     task = asyncio.create_task(read())
     await started.wait()
-    assert len(workers()) == 1
+    assert len(workers(decoder)) == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: not workers())
+    await until(lambda: not workers(decoder))
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.001, 0.003, 0.01, 0.1])
@@ -207,7 +233,7 @@ async def test_cancelling_while_it_begins(decoder: MediaDecoder, delay: float) -
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert len((await hear(decoder, SHORT))[1]) == RATE // 5
-    await until(lambda: len(workers()) <= media_pool.IDLE_CHILDREN)
+    await until(lambda: len(workers(decoder)) <= media_pool.IDLE_CHILDREN)
 
 
 async def test_only_so_many_are_decoded_at_once(decoder: MediaDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +241,7 @@ async def test_only_so_many_are_decoded_at_once(decoder: MediaDecoder, monkeypat
     readers = [decoder.read(io.BytesIO(LONG), "a.flac") for _ in range(4)]
     medias = [await reader.__aenter__() for reader in readers]
     try:
-        assert len(workers()) == 4
+        assert len(workers(decoder)) == 4
         with pytest.raises(BridgeError) as caught:
             await hear(decoder, SHORT)
         assert caught.value.code == "at_capacity"
@@ -230,9 +256,9 @@ async def test_only_so_many_are_decoded_at_once(decoder: MediaDecoder, monkeypat
             await reader.__aexit__(None, None, None)
 
 
-async def test_closing_the_server_ends_what_is_read(decoder: MediaDecoder) -> None:
+async def test_closing_the_server_ends_what_is_read(own: MediaDecoder) -> None:
     async def read() -> None:
-        async with decoder.read(io.BytesIO(LONG), "a.flac") as media:
+        async with own.read(io.BytesIO(LONG), "a.flac") as media:
             chunks = media.chunks()
             await anext(chunks)
             started.set()
@@ -243,7 +269,7 @@ async def test_closing_the_server_ends_what_is_read(decoder: MediaDecoder) -> No
     started, release = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(read())
     await started.wait()
-    await decoder.close()
+    await own.close()
     release.set()
     with pytest.raises(BridgeError) as caught:
         await task
@@ -253,7 +279,7 @@ async def test_closing_the_server_ends_what_is_read(decoder: MediaDecoder) -> No
 async def test_a_slow_reader_holds_the_decoder_back(decoder: MediaDecoder) -> None:
     async with decoder.read(io.BytesIO(LONG), "a.flac") as media:
         await anext(media.chunks())
-        (process,) = workers()
+        (process,) = workers(decoder)
         await until(lambda: state(process) == "S")
         assert await rest(media) == 119 * 2 * RATE
 
@@ -287,6 +313,6 @@ async def test_a_thousand_files_leave_nothing_behind(decoder: MediaDecoder) -> N
     await hear(decoder, SHORT)
     before = descriptors()
     await asyncio.gather(*(some(number) for number in range(8)))
-    await until(lambda: len(workers()) <= 4)
+    await until(lambda: len(workers(decoder)) <= 4)
     assert descriptors() - before <= 4  # the sockets of those that wait for a file
-    assert "Z" not in {state(process) for process in workers()}
+    assert "Z" not in {state(process) for process in workers(decoder)}
