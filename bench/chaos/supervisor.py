@@ -14,7 +14,7 @@ from typing import Final
 from bench.chaos.faulty import ROOT
 from bench.process import announced, environment
 
-READY_SECONDS: Final = 30.0
+READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
 """More than `STT_SHUTDOWN_SECONDS`."""
 LINE_BYTES: Final = 1_048_576

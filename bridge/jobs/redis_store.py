@@ -208,6 +208,7 @@ class RedisJobStore(JobStore):
         held = bool(await self._call(scripts.PUT_BACK, job.id, job.attempt, seconds, int(failed)))
         if held and not seconds:
             await self._courier(job.terms.backend).send(job.id)
+        self.changes.offer_work()  # at least to look when the next is due
         return held
 
     async def next_claim(self, backend: str) -> float | None:

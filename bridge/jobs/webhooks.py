@@ -159,6 +159,7 @@ class Webhooks:
                 retry = RETRY_SECONDS[job.notices - 1] * random.uniform(0.8, 1.2)  # noqa: S311 - it need not be secret
             outcome = "delivered" if problem is None else "given_up" if retry is None else "failed"
             await self._store.settle_notice(job, delivered=problem is None, retry=retry)
+            self._store.changes.offer_notice()  # the next may be due sooner than whoever waits believes
             self._reports.told(outcome)
             extra = {"job": job.id, "attempt": job.notices}
             if problem is None:
