@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 
+from bridge.security.headers import ALWAYS
+
 CLOSE_SECONDS: Final = 1
 """For a peer to answer a close frame, or to read why it was refused. What it had to be told was sent before."""
 
@@ -18,10 +20,11 @@ CLOSE_SECONDS: Final = 1
 def refusal(status: int, code: str, message: str) -> bytes:
     """An HTTP response that ends the connection."""
     body = msgspec.json.encode({"error": {"code": code, "message": message}})
-    return (
+    head = (
         f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    ).encode() + body
+        f"content-length: {len(body)}\r\nconnection: close\r\n"
+    ).encode()
+    return b"".join((head, *(b"%s: %s\r\n" % header for header in ALWAYS), b"\r\n", body))
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -141,6 +141,15 @@ async def test_every_answer_has_them(plain: str) -> None:
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
 
 
+async def test_what_cannot_be_read_is_answered_with_them(plain: str) -> None:
+    async with Wire.open(plain) as wire:
+        await wire.send(b"rubbish\r\n\r\n")
+        outcome = await wire.response()
+    assert outcome.status == 400
+    for name, value in ALWAYS:
+        assert outcome.headers[name.decode()] == value.decode()
+
+
 async def test_the_page_of_the_api_may_load_what_it_is_made_of(plain: str) -> None:
     answer = await get(plain + "/docs")
     policy = answer.headers["content-security-policy"]
