@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Final, TypeVar, cast
 
 from fastapi import Request
+from starlette.types import Message, Receive
 
 from bridge.api.forms import FIELD_BYTES, Form, FormReader, boundary_of, url_encoded
 from bridge.errors import BridgeError
@@ -44,6 +45,8 @@ GIVES_WAY_RATE: Final = 16_384
 """When as many bodies are open as may be, one that the server has waited for so long gives way to a new one if it comes
 slower than this, in bytes a second: half-open requests, however many, keep nobody out."""
 RETRY_SECONDS: Final = 1.0
+LEAST_LOOK_SECONDS: Final = 0.01
+"""Between two looks at how long a client takes: it is waited for that much longer."""
 
 
 class Spooled:
@@ -107,25 +110,74 @@ class Spooled:
 
 
 class _Reading:
-    """One body that is being read: whom a newcomer may ask to give way."""
+    """One body that is being read: whom a newcomer may ask to give way.
+
+    One timer looks after all its waits: most bodies are here in some milliseconds, and a timer for each piece of one
+    would cost more than the piece.
+    """
 
     def __init__(self) -> None:
         self.size = 0
-        self.waited = 0.0  # seconds, for the client, before the present wait
-        self.scope: asyncio.Timeout | None = None  # of the present wait
-        self.since = 0.0  # when that began
-        self.evicted = False
+        self._loop = asyncio.get_running_loop()
+        self._waited = 0.0  # seconds, for the client, before the present wait
+        self._task: asyncio.Task[object] | None = None  # that waits now
+        self._since = 0.0  # when that began
+        self._over = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def wait(self, receive: Receive) -> Message:
+        """The next of the body.
+
+        Raises:
+            BridgeError: `body_timeout`: it takes too long, or somebody else needs the place.
+        """
+        task = self._task = asyncio.current_task()
+        cancelling = 0 if task is None else task.cancelling()
+        self._since = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._left(), self._look)
+        try:
+            return await receive()
+        except asyncio.CancelledError:
+            if not self._over or task is None or task.uncancel() > cancelling:
+                raise  # who waits was cancelled from elsewhere
+            raise BridgeError("body_timeout", "the body comes too slowly") from None
+        finally:
+            self._task = None
+            self._waited += self._loop.time() - self._since
 
     def rate(self, now: float) -> float:
         """Bytes a second that it comes with; infinite if it is too early to say."""
-        if self.scope is None or self.evicted:
+        if self._task is None or self._over:
             return float("inf")
-        waited = self.waited + now - self.since
+        waited = self._waited + now - self._since
         return self.size / waited if waited >= GIVES_WAY_SECONDS else float("inf")
 
-    def seconds_left(self) -> float:
-        """How long the client may take for its next bytes."""
-        return min(IDLE_SECONDS, max(IDLE_SECONDS, self.size / SLOWEST) - self.waited)
+    def end(self) -> None:
+        """Wait no longer."""
+        if self._task is not None and not self._over:
+            self._over = True
+            self._task.cancel()
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _left(self) -> float:
+        """How long the client may take for its next bytes, from when they were first waited for."""
+        return min(IDLE_SECONDS, max(IDLE_SECONDS, self.size / SLOWEST) - self._waited)
+
+    def _look(self) -> None:
+        """Whether the client takes too long for its next bytes, or has taken too long for all of them."""
+        self._timer = None
+        if self._task is None:
+            return
+        left = self._left() - (self._loop.time() - self._since)
+        if left > 0:
+            self._timer = self._loop.call_later(max(LEAST_LOOK_SECONDS, left), self._look)
+        else:
+            self.end()
 
 
 class Bodies:
@@ -171,6 +223,7 @@ class Bodies:
             async with contextlib.aclosing(_chunks(request, limit, reading)) as chunks:
                 yield chunks
         finally:
+            reading.close()
             self._reading.discard(reading)
             self.count -= 1
 
@@ -228,25 +281,14 @@ class Bodies:
             return
         now = asyncio.get_running_loop().time()
         slowest = min(self._reading, key=lambda reading: reading.rate(now), default=None)
-        if slowest is None or slowest.rate(now) >= GIVES_WAY_RATE or slowest.scope is None:
+        if slowest is None or slowest.rate(now) >= GIVES_WAY_RATE:
             raise BridgeError("at_capacity", "as many files as may be are being read", retry_after=RETRY_SECONDS)
-        slowest.evicted = True
-        slowest.scope.reschedule(now)
+        slowest.end()
 
 
 async def _chunks(request: Request, limit: int, reading: _Reading) -> AsyncGenerator[bytes]:
-    receive = request.receive
-    clock = asyncio.get_running_loop().time
     while True:
-        reading.since = clock()
-        try:
-            async with asyncio.timeout(reading.seconds_left()) as reading.scope:
-                message = await receive()
-        except TimeoutError:
-            raise BridgeError("body_timeout", "the body comes too slowly") from None
-        finally:
-            reading.scope = None
-        reading.waited += clock() - reading.since
+        message = await reading.wait(request.receive)
         if message["type"] == "http.disconnect":
             raise BridgeError("body_timeout", "the body broke off")
         chunk: bytes = message.get("body", b"")

@@ -21,6 +21,7 @@ from bridge.api.language_names import language_tag
 from bridge.api.models import Models
 from bridge.api.openai_errors import BadFieldError, openai_refusals
 from bridge.api.openai_formats import FORMATS, OpenAINarrator, stream_failed, written
+from bridge.api.plain_route import PlainRoute
 from bridge.api.sse import EventStream
 from bridge.protocols.events import Start
 
@@ -50,7 +51,7 @@ class Asked:
 
 def router(hearing: Hearing, models: Models, door: Door) -> APIRouter:
     """The one route."""
-    routes = APIRouter(tags=["transcriptions"])
+    routes = APIRouter(tags=["transcriptions"], route_class=PlainRoute)
 
     @routes.post(
         PATH,

@@ -15,6 +15,7 @@ from bridge.api.bodies import Bodies, Spooled
 from bridge.api.door import Door
 from bridge.api.hearing import Heard, Hearing, Narrator, Wanted
 from bridge.api.models import Models
+from bridge.api.plain_route import PlainRoute
 from bridge.api.refusals import refusals
 from bridge.api.sse import Event, EventStream
 from bridge.audio.formats import Encoding
@@ -31,7 +32,7 @@ _RAW_FIELDS: Final = ("encoding", "sample_rate", "channels")
 
 def router(hearing: Hearing, models: Models, door: Door) -> APIRouter:
     """The one route."""
-    routes = APIRouter(tags=["transcriptions"])
+    routes = APIRouter(tags=["transcriptions"], route_class=PlainRoute)
 
     @routes.post(
         PATH,

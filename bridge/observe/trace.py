@@ -218,8 +218,11 @@ def scope(name: str, attributes: Attributes, *, session: str | None = None) -> I
             before.session = session  # what the request or the job has to say afterwards is about it, too
     _CURRENT.set(trace)
     try:
-        with _recording(trace, None):
+        if trace.span is None:
             yield trace
+        else:
+            with _recording(trace, None):
+                yield trace
     finally:
         _CURRENT.set(before)
 
