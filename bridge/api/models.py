@@ -80,7 +80,7 @@ def router(models: Models, door: Door) -> APIRouter:
         return ModelList(data=[Model(id=name) for name in models.names()])
 
     @routes.get(
-        "/v1/models/{model}",
+        "/v1/models/{model:path}",  # names of models hold slashes
         responses={200: {"content": {"application/json": {"example": example}}}, **openai_refusals("unknown_backend")},
     )
     async def shown(request: Request, model: str) -> Model:
