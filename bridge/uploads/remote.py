@@ -6,6 +6,7 @@ An object must be there whole or not at all, as object stores have it. Where the
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import tempfile
@@ -49,10 +50,13 @@ class RemoteStore(BlobStore):
     @contextlib.asynccontextmanager
     async def fetch(self, name: str) -> AsyncIterator[Path]:
         """A copy in a temporary file."""
-        with tempfile.NamedTemporaryFile(prefix="stt-bridge-") as copy:
+        copy = await self._run(lambda _: tempfile.NamedTemporaryFile(prefix="stt-bridge-"))  # noqa: SIM115
+        try:
             await self.copy_to(name, copy.write)
-            copy.flush()
+            await self._run(lambda _: copy.flush())
             yield Path(copy.name)
+        finally:
+            await asyncio.to_thread(copy.close)  # freeing gigabytes takes its time
 
     def _open(self) -> None:
         self._fs.exists(f"{self._root}/probe")
