@@ -77,7 +77,7 @@ class Media:
         self._chunks = chunks
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The audio in pieces of a second, of some seconds where it lies in memory; the last one is shorter.
+        """The audio in pieces of some seconds, the last one shorter.
 
         Raises:
             BridgeError: `undecodable_audio` or `audio_too_long`; what was readable has been yielded.

@@ -20,7 +20,7 @@ CONTROL: Final = struct.Struct("!BQ")  # SPAWN or KILL, id of the child
 SPAWN, KILL = 1, 2
 READY, HELLO, INFO, PCM, DONE, REFUSAL = 1, 2, 3, 4, 5, 6
 
-CHUNK_MS: Final = 1_000
+CHUNK_MS: Final = 2_000
 """Of sound in one frame."""
 MAX_PCM: Final = 2 * 48_000 * CHUNK_MS // 1_000
 MAX_BODY: Final = 16_384

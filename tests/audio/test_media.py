@@ -168,7 +168,7 @@ async def test_large_files_are_read_where_they_lie(decoder: MediaDecoder, tmp_pa
         async with decoder.read(file, name) as media:
             assert media.duration == pytest.approx(25)
             chunks = [chunk async for chunk in media.chunks()]
-    assert [len(chunk) for chunk in chunks] == [64_000] * 25
+    assert [len(chunk) for chunk in chunks] == [128_000] * 12 + [64_000]
     assert b"".join(chunks) == sound.tobytes()
 
 
@@ -298,7 +298,7 @@ async def test_leaving_before_the_end(decoder: MediaDecoder) -> None:
     data = clip("flac", "flac", np.zeros((RATE * 29, 1), "<i2"))
     for _ in range(5):
         async with decoder.read(io.BytesIO(data), "a") as media:
-            assert len(await anext(media.chunks())) == 2 * RATE
+            assert len(await anext(media.chunks())) == 4 * RATE
     assert len((await hear(decoder, data))[1]) == 29 * RATE
 
 
