@@ -109,4 +109,10 @@ def _floats(samples: Float32 | Int16) -> Float32:
 
 
 def _mean(samples: Float32 | Int16) -> Float32:
-    return np.asarray(_floats(samples).mean(axis=1), np.float32)
+    """Column by column: numpy's mean over rows of two takes ten times as long."""
+    floats = _floats(samples)
+    total = floats[:, 0].copy()
+    for column in range(1, floats.shape[1]):
+        total += floats[:, column]
+    total /= np.float32(floats.shape[1])
+    return total
