@@ -15,7 +15,7 @@ import pytest
 
 from bridge.errors import BridgeError
 from bridge.uploads import chunks
-from bridge.uploads.blobs import BlobStore
+from bridge.uploads.blobs import Blob, BlobStore, Readable
 from bridge.uploads.desk import UploadDesk
 from bridge.uploads.models import Status
 from bridge.uploads.sweeper import LEFTOVER_SECONDS
@@ -268,6 +268,7 @@ async def test_a_client_that_does_not_wait(desk: UploadDesk, blobs: BlobStore, i
     with pytest.raises(asyncio.CancelledError):
         await sending
     intake.gate.set()
+    await eventually(lambda: bool(intake.jobs))  # without anybody's asking for it
     await assert_arrived(await desk.chunked.status(ME, "up"), blobs, intake, b"all")
     assert intake.taken == 1
 
@@ -327,6 +328,32 @@ async def test_two_servers(blobs: BlobStore, intake: Intake, seed: int) -> None:
         for desk in (one, two):
             await assert_arrived(await desk.chunked.status(ME, "up"), blobs, intake)
         assert len(intake.jobs) == 1
+
+
+async def test_the_server_with_the_last_chunk_to_come_knows_it(blobs: BlobStore, intake: Intake) -> None:
+    """It had chunks before another one heard which is the last."""
+    async with at_desk(blobs, intake) as one, at_desk(blobs, intake) as two:
+        await send(one, 0, b"a", last=2)
+        await send(two, 2, b"c", last=2)
+        await assert_arrived(await send(one, 1, b"b", last=2), blobs, intake, b"abc")
+
+
+async def test_a_chunk_that_is_written_while_its_upload_is_deleted(
+    desk: UploadDesk, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the first of a new upload of that name."""
+    await send(desk, 0)
+    original = blobs.put
+
+    async def put(name: str, file: Readable, *, new: bool = False) -> Blob:
+        monkeypatch.setattr(blobs, "put", original)
+        await desk.drop("chunks", ME, "up")
+        return await original(name, file, new=new)
+
+    monkeypatch.setattr(blobs, "put", put)
+    status = await send(desk, 1)
+    assert (status.received, status.missing) == (1, (0,))
+    assert (await desk.chunked.status(ME, "up")).received == 1
 
 
 async def test_two_servers_one_of_which_deletes(blobs: BlobStore, intake: Intake) -> None:
