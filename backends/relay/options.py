@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+from backends.base import BackendError, Fault
+
 _NAME: Final = "STT_RELAY_URL"
 _SCHEMES: Final = {"ws": False, "http": False, "wss": True, "https": True}  # whether it is encrypted
 _STREAM: Final = "/v1/stream"
@@ -49,7 +51,7 @@ class RelayOptions:
     """Settings of `relay`. Durations in seconds.
 
     Raises:
-        ValueError: no address, or one that cannot be meant.
+        ValueError: an address that cannot be meant.
     """
 
     url: str | None = field(
@@ -88,14 +90,20 @@ class RelayOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.url is None:
-            raise ValueError(f"{_NAME} is needed by the backend relay: the address of the server behind it")
-        Address.parse(self.url)
+        if self.url is not None:
+            Address.parse(self.url)
 
     @property
     def address(self) -> Address:
-        """Where `url` leads."""
-        return Address.parse(self.url or "")
+        """Where `url` leads.
+
+        Raises:
+            BackendError: there is none.
+        """
+        if self.url is None:
+            text = f"{_NAME} is needed by the backend relay: the address of the server behind it"
+            raise BackendError(text, code="misconfigured", fault=Fault.OPERATOR)
+        return Address.parse(self.url)
 
 
 def _check(parts: SplitResult) -> None:

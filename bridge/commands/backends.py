@@ -72,12 +72,13 @@ def survey() -> list[Row]:
 def _describe(name: str, env: dict[str, str]) -> tuple[str | None, Capabilities | None]:
     """What keeps an installed engine from being used, and what it can do as it is set up."""
     from backends import registry
+    from backends.base import BackendError
     from bridge.settings import SettingsError, read_options
 
     try:
         backend = registry.load_class(name)
         return None, backend(read_options(backend.settings_name(), backend.Options, env)).capabilities
-    except SettingsError as exc:
+    except (SettingsError, BackendError) as exc:
         return str(exc), None
     except Exception as exc:  # noqa: BLE001 - somebody else's code: it must not take the list with it
         return f"{type(exc).__name__}: {exc}", None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from backends.base import BackendError
+from backends.relay.backend import RelayBackend
 from backends.relay.options import Address, RelayOptions
 from bridge.settings import SettingsError, read_options
 
@@ -56,7 +58,7 @@ def test_the_variables() -> None:
     options = read_options("relay", RelayOptions, given)
     assert options is not None
     assert (options.address.host, options.api_key, options.pass_authorization) == ("gpu:8000", "k", True)
-    with pytest.raises(SettingsError, match="STT_RELAY_URL is needed"):
-        read_options("relay", RelayOptions, {})
+    with pytest.raises(BackendError, match="STT_RELAY_URL is needed"):
+        RelayBackend(RelayOptions())
     with pytest.raises(SettingsError, match="STT_RELAY_RETRY_SECONDS"):
         read_options("relay", RelayOptions, given | {"STT_RELAY_RETRY_SECONDS": "-1"})
