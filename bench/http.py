@@ -13,6 +13,7 @@ import io
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -172,6 +173,7 @@ def _parts(case: Case, args: argparse.Namespace) -> Iterator[dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "parts.json"
         with started([str(out), *SERVE], "http", SETTINGS, module="bench.http_parts") as (pid, url):
+            os.kill(pid, signal.SIGUSR1)
             Served("bridge, sampled", pid, url).play(case.request(case.path), args.connections, 2 * args.seconds)
         shares |= json.loads(out.read_text())
     yield shares

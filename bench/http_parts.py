@@ -1,7 +1,8 @@
 """`stt-bridge` with a look at what its thread does every few milliseconds of CPU time: where `bench.http` says it goes.
 
-`python -m bench.http_parts OUT COMMAND…` runs the command and writes what share each part had to the file OUT, as JSON.
-A moment counts for the innermost function that belongs to a part.
+`python -m bench.http_parts OUT COMMAND…` runs the command and writes what share each part had to the file OUT, as JSON;
+it looks from a SIGUSR1 on, when the server has loaded. A moment counts for the innermost function that belongs to a
+part.
 """
 
 from __future__ import annotations
@@ -19,16 +20,23 @@ from bridge.cli import main
 EVERY_SECONDS: Final = 0.001
 """Of CPU time; the kernel's clock may be coarser."""
 PARTS: Final = (
+    ("uvicorn", ("/uvicorn/", "/bridge/transports/")),
+    ("FastAPI, Starlette", ("/fastapi/", "/starlette/", "/pydantic/", "/anyio/")),
     ("the engine", ("/backends/",)),
     ("body: read, spooled, taken apart", ("/bridge/api/bodies.py", "/bridge/api/forms.py", "/python_multipart/")),
     ("door: key, origin, rates, headers", ("/bridge/api/door.py", "/bridge/security/", "/limits/")),
     ("traces, metrics, logs", ("/bridge/observe/", "/prometheus_client/", "/logging/")),
     ("media: decoder's process, samples", ("/bridge/audio/media", "/bridge/audio/plain.py")),
     ("session: audio", ("/bridge/audio/",)),
-    ("session: places, tasks, events", ("/bridge/session/",)),
+    ("session: places, streams, events", ("/bridge/session/",)),
     ("route, answer", ("/bridge/", "/msgspec/")),
-    ("FastAPI, Starlette", ("/fastapi/", "/starlette/", "/pydantic/", "/anyio/", "AsyncExitStack")),
-    ("uvicorn", ("/uvicorn/", "/bridge/transports/")),
+)
+OUTERMOST: Final = (
+    "/bridge/__main__.py",
+    "/bridge/cli.py",
+    "/bridge/app.py",
+    "/commands/loop.py",
+    "/commands/serve.py",
 )
 OTHERS: Final = "event loop, sockets"
 
@@ -52,8 +60,9 @@ class Sampler:
 
     def _part(self, file: str) -> str | None:
         if file not in self._known:
-            found = (part for part, places in PARTS[-1:] + PARTS[:-1] if any(place in file for place in places))
-            self._known[file] = None if file.endswith(("/bridge/__main__.py", "/loop.py")) else next(found, None)
+            found = (part for part, places in PARTS if any(place in file for place in places))
+            # The outermost frames: what is done in C between two of Python's functions is told to them.
+            self._known[file] = None if file.endswith(OUTERMOST) else next(found, None)
         return self._known[file]
 
     def report(self) -> dict[str, float]:
@@ -66,7 +75,7 @@ def run(out: Path, command: list[str]) -> int:
     """Run the command. Returns its exit code."""
     sampler = Sampler()
     signal.signal(signal.SIGPROF, sampler.look)
-    signal.setitimer(signal.ITIMER_PROF, EVERY_SECONDS, EVERY_SECONDS)
+    signal.signal(signal.SIGUSR1, lambda *_: signal.setitimer(signal.ITIMER_PROF, EVERY_SECONDS, EVERY_SECONDS))
     try:
         return main(command)
     finally:

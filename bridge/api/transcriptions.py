@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
@@ -97,7 +98,7 @@ def written(heard: Heard, kind: str) -> str:
     """The answer in a format of `bridge.transcript.FORMATS`; as JSON with what else is known."""
     if kind != "json":
         return FORMATS[kind](heard.segments)
-    return json.dumps(to_object(heard.segments) | _about(heard), ensure_ascii=False) + "\n"
+    return msgspec.json.encode(to_object(heard.segments) | _about(heard)).decode() + "\n"
 
 
 def _about(heard: Heard) -> dict[str, Any]:
