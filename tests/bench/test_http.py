@@ -70,8 +70,9 @@ def test_each_case_is_a_whole_request_with_five_seconds() -> None:
         assert f"Content-Length: {len(body)}".encode() in head
         if "form" in case.name:
             form = BytesParser().parsebytes(f"Content-Type: {case.content_type}\r\n\r\n".encode() + body)
-            body = [part.get_payload(decode=True) for part in form.walk()][-1]
-            assert isinstance(body, bytes)
+            file = [part.get_payload(decode=True) for part in form.walk()][-1]
+            assert isinstance(file, bytes)
+            body = file
         assert len(decoded(AudioFormat(), body)) / 16_000 == SECONDS
 
 
