@@ -321,6 +321,22 @@ class DecodedSource(_Closing):
                 stream.discard = Discard.all  # a film's pictures need not be read
         return audio
 
+    def counted(self, most: float) -> float | None:
+        """Seconds of its packets, read to the end but not decoded; little more than `most` where there are more.
+
+        The source can only be closed after it. None: the packets do not say.
+        """
+        units = 0
+        unit = float(self._audio.time_base or 0)
+        try:
+            for packet in self._container.demux(self._audio):
+                units += packet.duration or 0
+                if units * unit > most:
+                    break
+        except (av.FFmpegError, OSError, ValueError):
+            pass  # who reads it hears of that
+        return units * unit or None
+
     def chunks(self, milliseconds: int) -> Iterator[bytes]:
         """As `AudioSource.chunks`."""
         size = _chunk_bytes(self.format, milliseconds)

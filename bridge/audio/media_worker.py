@@ -48,6 +48,10 @@ NICENESS: Final = 5
 
 _ESTIMATED: Final = frozenset({"aac", "ac3", "amr", "eac3", "loas", "mp3", "mpeg", "mpegts"})
 """Containers that declare no duration: FFmpeg guesses one from the first frames, which may be far off."""
+_LEAST_BYTES: Final = 50
+"""A second of sound takes as much in them, at the least: a pause in AMR."""
+_SLACK_SECONDS: Final = 1.0
+"""What coders add at both ends is in what is declared or counted, and not all in what comes out."""
 _NOBODY: Final = 65_534
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -57,12 +61,12 @@ class _File:
     """The file that FFmpeg reads. It keeps its own position: the server's descriptor shares the kernel's."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
         self._at = 0
         self.size = os.fstat(fd).st_size
 
     def read(self, size: int, /) -> bytes:
-        data = os.pread(self._fd, size, self._at)
+        data = os.pread(self.fd, size, self._at)
         self._at += len(data)
         return data
 
@@ -130,10 +134,10 @@ def _transmit(sock: socket.socket, job: wire.Job, file: _File) -> None:
     budget = _Budget(file.size)
     with DecodedSource(file, job.name, job.demuxer) as source:
         rate, duration = source.format.sample_rate, source.duration
-        if duration is not None and duration > job.longest:
-            if source.container_name not in _ESTIMATED:
-                raise AudioFileError(wire.too_long(job.name, job.longest), "audio_too_long")
-            duration = None
+        if duration is None or source.container_name in _ESTIMATED:
+            duration = _counted(file, job) if _may_be_long(file, job, duration) else duration
+        if duration is not None and duration > job.longest + _SLACK_SECONDS:
+            raise AudioFileError(wire.too_long(job.name, job.longest), "audio_too_long")
         info = wire.Info(
             rate=rate,
             duration=duration,
@@ -154,6 +158,17 @@ def _transmit(sock: socket.socket, job: wire.Job, file: _File) -> None:
                 raise AudioFileError(wire.too_long(job.name, job.longest), "audio_too_long")
             sock.sendall(wire.encode_frame(wire.PCM, chunk))
             budget.extend(given / rate)
+
+
+def _may_be_long(file: _File, job: wire.Job, estimate: float | None) -> bool:
+    """Whether it is worth looking how long it is, where nothing says so: before an engine hears hours of it."""
+    return estimate is None or estimate > job.longest or file.size > job.longest * _LEAST_BYTES
+
+
+def _counted(file: _File, job: wire.Job) -> float | None:
+    other = _File(file.fd)
+    with DecodedSource(other, job.name, job.demuxer) as source:
+        return source.counted(job.longest + _SLACK_SECONDS)
 
 
 class _Budget:
