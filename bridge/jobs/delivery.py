@@ -15,6 +15,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from taskiq.exceptions import TaskiqError
 from taskiq.kicker import AsyncKicker
@@ -56,6 +59,9 @@ class Courier:
             unacknowledged_lock_timeout=lease_seconds,  # the default is for ever
             max_connection_pool_size=4,
             socket_connect_timeout=SEND_SECONDS,
+            socket_timeout=None,  # a read waits longer than redis-py's default
+            # Once, at once, for a connection that broke while nobody looked.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         )
 
         self._kicker: AsyncKicker[[str], None] = AsyncKicker(TASK, self._broker, {})

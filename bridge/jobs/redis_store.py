@@ -88,13 +88,15 @@ class RedisJobStore(JobStore):
                 async with client.pubsub() as channel:
                     async with asyncio.timeout(ANSWER_SECONDS):
                         await channel.subscribe(f"{PREFIX}changes")
-                    self.changes.ring_all()  # what came before is not told
                     while True:
                         async with asyncio.timeout(2 * PING_SECONDS):
                             message = await channel.get_message(timeout=PING_SECONDS)
                             if message is None:
                                 await channel.ping()
-                        if message is not None and message["type"] == "message":
+                                continue
+                        if message["type"] == "subscribe":  # also when redis-py has connected again by itself
+                            self.changes.ring_all()  # what came before is not told
+                        elif message["type"] == "message":
                             self.changes.ring(message["data"].decode())
             except (RedisError, OSError) as exc:  # a TimeoutError is an OSError
                 log.warning("%s: changes are not heard: %s", self._redis.name, exc or "no answer")
