@@ -46,10 +46,10 @@ FILES: Final = 16
 NICENESS: Final = 5
 """The event loop that serves everybody goes first, and so do engines."""
 
-_ESTIMATED: Final = frozenset({"aac", "ac3", "amr", "eac3", "loas", "mp3", "mpeg", "mpegts"})
-"""Containers that declare no duration: FFmpeg guesses one from the first frames, which may be far off."""
-_LEAST_BYTES: Final = 50
-"""A second of sound takes as much in them, at the least: a pause in AMR."""
+_ESTIMATED: Final = {"aac": 50, "ac3": 4_000, "amr": 50, "eac3": 50, "loas": 50, "mp3": 1_000, "mpeg": 50, "mpegts": 50}
+"""Containers that declare no duration: FFmpeg guesses one from the first frames, which may be far off. With the bytes
+that a second takes at the least.
+"""
 _SLACK_SECONDS: Final = 1.0
 """What coders add at both ends is in what is declared or counted, and not all in what comes out."""
 _NOBODY: Final = 65_534
@@ -135,7 +135,10 @@ def _transmit(sock: socket.socket, job: wire.Job, file: _File) -> None:
     with DecodedSource(file, job.name, job.demuxer) as source:
         rate, duration = source.format.sample_rate, source.duration
         if duration is None or source.container_name in _ESTIMATED:
-            duration = _counted(file, job) if _may_be_long(file, job, duration) else duration
+            least = job.longest * _ESTIMATED.get(source.container_name, 0)
+            if duration is None or duration > job.longest or file.size > least:
+                # Hours of it should not go to an engine before somebody notices.
+                duration = _counted(file, job)
         if duration is not None and duration > job.longest + _SLACK_SECONDS:
             raise AudioFileError(wire.too_long(job.name, job.longest), "audio_too_long")
         info = wire.Info(
@@ -158,11 +161,6 @@ def _transmit(sock: socket.socket, job: wire.Job, file: _File) -> None:
                 raise AudioFileError(wire.too_long(job.name, job.longest), "audio_too_long")
             sock.sendall(wire.encode_frame(wire.PCM, chunk))
             budget.extend(given / rate)
-
-
-def _may_be_long(file: _File, job: wire.Job, estimate: float | None) -> bool:
-    """Whether it is worth looking how long it is, where nothing says so: before an engine hears hours of it."""
-    return estimate is None or estimate > job.longest or file.size > job.longest * _LEAST_BYTES
 
 
 def _counted(file: _File, job: wire.Job) -> float | None:
