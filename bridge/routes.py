@@ -150,7 +150,9 @@ def _method_not_allowed(routes: Sequence[BaseRoute]) -> Callable[[Request, Excep
     """Says which methods the path is good for: the framework names the first route's only."""
 
     async def answer_405(request: Request, exc: Exception) -> JSONResponse:
-        matching = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+        shown = [route for route in routes if getattr(route, "include_in_schema", False)]
+        exact = [route for route in shown if getattr(route, "path", "") == request.url.path]
+        matching = exact or [route for route in shown if route.matches(request.scope)[0] is not Match.NONE]
         methods = sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
         if methods and isinstance(exc, HTTPException):
             exc.headers = {"allow": ", ".join(methods)}

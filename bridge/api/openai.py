@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.exceptions import HTTPException
 
 from bridge.api.bodies import Spooled
 from bridge.api.door import Door
@@ -79,6 +80,11 @@ def router(hearing: Hearing, models: Models, door: Door) -> APIRouter:
         narrator = OpenAINarrator(diarized=asked.response_format == "diarized_json")
         source = _kept(kept, asked.file, asked.wanted)
         return EventStream(hearing.events(request, source, caller, PROTOCOL, narrator), stream_failed)
+
+    @routes.api_route(PATH, methods=["GET", "DELETE"], include_in_schema=False)
+    async def nothing_else(_: Request) -> Response:
+        """Else it would be taken for an upload of this name: `/v1/audio/{session_id}`."""
+        raise HTTPException(405)
 
     return routes
 

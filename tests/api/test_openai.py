@@ -197,14 +197,16 @@ async def test_errors_are_what_the_client_expects() -> None:
 async def test_every_refusal_of_these_routes_has_openais_shape(url: str) -> None:
     async with httpx.AsyncClient(trust_env=False, base_url=url) as http:
         answers = [
-            await http.put(PATH),
+            await http.get(PATH),
+            await http.options(PATH),
             await http.post("/v1/models"),
             await http.get("/v1/models/a/b"),
             await http.post(PATH, content=b"no form"),
             await http.post(PATH, data={"model": "whisper-1"}),
         ]
         elsewhere = await http.get("/v1/nothing")
-    assert [answer.status_code for answer in answers] == [405, 405, 404, 400, 400]
+    assert [answer.status_code for answer in answers] == [405, 405, 405, 404, 400, 400]
+    assert {answer.headers["allow"] for answer in answers[:2]} == {"POST"}
     for answer in answers:
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     assert answers[-1].json()["error"]["param"] == "file"
