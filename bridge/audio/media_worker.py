@@ -29,7 +29,7 @@ import av.logging
 import msgspec
 
 from bridge.audio import media_wire as wire
-from bridge.audio.files import AudioFileError, DecodedSource
+from bridge.audio.decoded import AudioFileError, DecodedSource
 
 MEMORY: Final = 192 * 2**20
 """Bytes of address space that a child may take besides what it was forked with. Measured: two hours of FLAC, MP3, Opus

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from bridge.audio.files import HIGHEST_SENT_RATE
+from bridge.audio.decoded import HIGHEST_SENT_RATE
 from bridge.audio.formats import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioFormat, Encoding
 from bridge.audio.lanes import LaneWriter
 from bridge.audio.samples import linear

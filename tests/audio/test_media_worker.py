@@ -16,7 +16,6 @@ from bridge.audio import media_worker as worker
 PROBE = """
 import json, os, resource, socket, sys, time
 from bridge.audio import media_worker as worker
-from bridge.audio.files import AudioFileError
 
 def tried(work):
     try:
