@@ -12,7 +12,7 @@ import pytest
 
 from bridge.errors import BridgeError
 from bridge.uploads.appends import PIECE_BYTES
-from bridge.uploads.blobs import BlobStore
+from bridge.uploads.blobs import BlobStore, Readable
 from bridge.uploads.desk import UploadDesk
 from bridge.uploads.models import Status
 from bridge.uploads.urls import open_blobs
@@ -133,6 +133,31 @@ async def test_a_request_that_hangs_gives_way(desk: UploadDesk, blobs: BlobStore
     await assert_arrived(status, blobs, intake, data)
 
 
+async def test_a_store_that_fails_leaves_no_gap(
+    desk: UploadDesk, blobs: BlobStore, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows a piece that could not be kept is not kept in its place."""
+    data = os.urandom(5 * PIECE_BYTES + 5)
+    begun = await desk.growing.create(ME, len(data), {})
+    original = blobs._put
+    writes = 0
+
+    def put(name: str, file: Readable, *, new: bool) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == 2:
+            raise OSError(5, "Input/output error")
+        original(name, file, new=new)
+
+    monkeypatch.setattr(blobs, "_put", put)
+    with refuses("store_unavailable"):
+        await desk.growing.append(ME, begun.name, 0, aiter(Body(data, size=3 * PIECE_BYTES)))
+    at = (await desk.growing.status(ME, begun.name, exact=True)).size
+    assert at == PIECE_BYTES
+    status = await desk.growing.append(ME, begun.name, at, body(data[at:]))
+    await assert_arrived(status, blobs, intake, data)
+
+
 async def test_offsets_that_are_wrong(desk: UploadDesk) -> None:
     begun = await desk.growing.create(ME, 100, {})
     await desk.growing.append(ME, begun.name, 0, body(b"x" * 10))
@@ -171,6 +196,8 @@ async def test_two_servers(blobs: BlobStore, intake: Intake) -> None:
         await two.growing.append(ME, begun.name, 1_000, body(data[1_000:2_000]))
         with refuses("upload_conflict"):
             await one.growing.append(ME, begun.name, 1_000, body(b"other"))
+        await two.growing.append(ME, begun.name, 2_000, body(b""))
+        assert await one.growing.room(ME, begun.name, 2_000) == 1_000
         assert (await one.growing.status(ME, begun.name, exact=True)).size == 2_000
         done = await one.growing.append(ME, begun.name, 2_000, body(data[2_000:]))
         await assert_arrived(done, blobs, intake, data)

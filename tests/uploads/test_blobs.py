@@ -39,13 +39,14 @@ class Endless:
     def __init__(self) -> None:
         self.begun = threading.Event()
         self.reads = 0
-        self.closed = False
+        self.busy = False
 
     def read(self, size: int, /) -> bytes:
-        assert not self.closed
+        self.busy = True
         self.begun.set()
         self.reads += 1
-        time.sleep(0.005)
+        time.sleep(0.05)
+        self.busy = False
         return b"x" * 1_024
 
 
@@ -154,9 +155,9 @@ async def test_who_is_cancelled_leaves_nothing_and_nobody_reads_on(store: BlobSt
     putting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await putting
-    file.closed = True
+    assert not file.busy, "its caller may close it now"
     reads = file.reads
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
     assert file.reads == reads
     assert await store.entries("files") == []
     assert await store.sweep(0) == 0, "its temporary file is gone"
