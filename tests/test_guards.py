@@ -183,6 +183,10 @@ async def test_minutes_a_day_of_sessions_and_files() -> None:
             )
             assert (status, code) == (429, "quota_exceeded")
             assert 1 <= wait <= 86_400
+            fields = ("Host: x", "Authorization: Bearer sesame", f"Content-Length: {10**9}")
+            async with Wire.open(url) as upload:  # of which nothing is read
+                await upload.send("\r\n".join(("POST /v1/transcribe HTTP/1.1", *fields, "", "")).encode())
+                assert (await upload.response()).error["code"] == "quota_exceeded"
             await wire.audio(marker_audio(7)[len(marker_audio(5)) :])  # who is in stays in
             await wire.say({"type": "stop"})
             assert (await wire.finish()).words == [f"w{n}" for n in range(7)]
@@ -204,6 +208,23 @@ async def test_a_session_without_a_place_pushes_nobody_out() -> None:
             back = {"resume_token": token, "session_id": name}
             async with Wire.stream(url, headers=bearer("other"), start=back) as wire:
                 assert (await wire.until("ready"))["resumed"]
+        shown = (await get(f"{url}/metrics", bearer("other"))).body
+        assert metric(shown, "stt_resumes_total", session="held") == 1  # it never left
+
+
+async def test_a_session_that_goes_on_is_not_asked_for_its_minutes() -> None:
+    async with serve(api_keys=("sesame", "other"), key_audio_minutes=0.05, max_sessions=1) as url:
+        async with session(url, "sesame") as left:
+            await left.audio(marker_audio(10))
+            await left.until("final", 10)
+            ready = left.outcome.of("ready")[0]
+        async with session(url, "other") as wire:  # in the place of the one that waits
+            await wire.say({"type": "stop"})
+            await wire.finish()
+        assert await refusal(url, "sesame") == "quota_exceeded"
+        back = {"resume_token": ready["resume_token"], "session_id": ready["session_id"]}
+        async with Wire.stream(url, headers=bearer("sesame"), start=back) as wire:
+            assert (await wire.until("ready"))["resumed"]
 
 
 def wav(words: int) -> bytes:

@@ -73,6 +73,15 @@ async def test_a_refusal_says_so_too() -> None:
     assert named(told, "ratelimit-reset") == [str(caught.value.retry_after)]
 
 
+async def test_of_several_rates_the_longest_wait_counts() -> None:
+    guards, _ = limited(rates="1/second; 1/hour")
+    await guards.hit("key-1", [])
+    with pytest.raises(BridgeError, match="1 in 3600 s") as caught:
+        await guards.hit("key-1", [])
+    assert caught.value.retry_after is not None
+    assert caught.value.retry_after > 2
+
+
 # Who guesses keys
 
 
