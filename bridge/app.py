@@ -231,8 +231,6 @@ class Bridge:
             opened.push_async_callback(self.jobs.close)
             await self.uploads.open()
             opened.push_async_callback(self.uploads.close)
-            await self.uploads.open()
-            opened.push_async_callback(self.uploads.close)
             await self._serve(listener, loaded)
 
     async def _serve(self, listener: socket.socket, loaded: asyncio.Event | None) -> None:
