@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 5.0
 """Whoever watches a job looks that often, also where nobody says that it changed."""
+AWAY_SECONDS: Final = 1.0
+"""The same while the store does not answer."""
 FULL_SECONDS: Final = 30.0
 """After which somebody whose job was not taken may ask again."""
 
@@ -114,13 +116,21 @@ class JobDesk:
     async def watch(self, job_id: str) -> AsyncGenerator[Job]:
         """The job as it stands, and again at each change, until it has ended. Some changes may come as one.
 
+        While the store is away, nothing comes.
+
         Raises:
-            BridgeError: `unknown_job` (also where it is deleted meanwhile) or `store_unavailable`.
+            BridgeError: `unknown_job` (also where it is deleted meanwhile), or at first `store_unavailable`.
         """
         version = 0
         with self._store.changes.watch(job_id) as bell:
             while True:
-                job = await self.get(job_id)
+                try:
+                    job = await self.get(job_id)
+                except BridgeError as exc:
+                    if exc.code != "store_unavailable" or not version:
+                        raise
+                    await bell.changed(AWAY_SECONDS)
+                    continue
                 if job.version > version:
                     version = job.version
                     yield job
