@@ -111,9 +111,10 @@ ClientEvent = Opening | Audio | Flush | Stop
 class Ready:
     """The session is open, or open again. Addressed to one connection, so it carries no sequence number.
 
-    `resume_token` (None: cannot be resumed) and `resume_seconds`: for a sender whose connection breaks. `trace_id`: what
-    the server's log calls this connection. `last_seq`: the last lasting event so far. `received_bytes`: how much of the client's audio, in the bytes that it sends, is here: it
-    goes on behind that. `received`: the same in frames (0 where coded audio is wanted again from its first byte).
+    `resume_token` (None: cannot be resumed) and `resume_seconds`: for a sender whose connection breaks. `trace_id`:
+    what the server's log calls this connection. `last_seq`: the last lasting event so far. `received_bytes`: how much
+    of the client's audio, in the bytes that it sends, is here: it goes on behind that. `received`: the same in frames
+    (0 where coded audio is wanted again from its first byte).
     """
 
     session_id: str
