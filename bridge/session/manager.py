@@ -67,6 +67,7 @@ class SessionManager:
         """The share that files leave free; 0 where there are only files."""
         self._line = Line()
         self._open: set[Session | Whole] = set()
+        self._places = 0  # taken, by sessions and by files that are still being looked into
         self._loaded = voice.detection is None  # the engines say for themselves whether they are
         self._draining = False
         self._drained = asyncio.Event()
@@ -114,7 +115,7 @@ class SessionManager:
             return BridgeError("shutting_down")
         if self.engines.state != "ready" or not self._loaded:
             return BridgeError("not_ready")
-        if self.engines.full or len(self._open) >= max(1, math.floor(self._max_sessions * (1 - spare))):
+        if self.engines.full or self._places >= max(1, math.floor(self._max_sessions * (1 - spare))):
             return BridgeError("at_capacity")
         return None
 
@@ -195,11 +196,16 @@ class SessionManager:
                 if not waits or clock() >= until:
                     raise
             else:
+                self._places += 1
+                stack.callback(self._leave)
                 if again:
                     self._line.call()  # there may be room for more than one
                 return seats
             await self._line.wait(until - clock(), again=again)
             again = True
+
+    def _leave(self) -> None:
+        self._places -= 1
 
     @contextlib.contextmanager
     def seated(
@@ -277,6 +283,8 @@ class SessionManager:
         self._open.add(session)
         self._drained.clear()
         self._count()
+        if self._draining:  # its file was still being looked into when that began
+            session.shut_down()
         log.info("session opened", extra={"session": session.id, "backend": session.backend})
 
     def _closed(self, session: Session | Whole, seconds: float) -> None:

@@ -60,12 +60,23 @@ async def test_files_leave_a_quarter_of_an_engine_free(capacity: int, files: int
 async def test_files_leave_a_quarter_of_all_sessions_free() -> None:
     manager = await loaded(max_sessions=4)
     async with contextlib.AsyncExitStack() as stack:
-        for _ in range(3):
-            place = await stack.enter_async_context(manager.place(terms=FILE))
-            stack.enter_context(manager.seated(place, Start(), "test"))
+        for _ in range(3):  # no session yet: what their files are is still to be found out
+            await stack.enter_async_context(manager.place(terms=FILE))
         with pytest.raises(BridgeError, match="later"):
             await stack.enter_async_context(manager.place(terms=FILE))
         await stack.enter_async_context(manager.place())
+        with pytest.raises(BridgeError, match="later"):
+            await stack.enter_async_context(manager.place())
+    async with contextlib.AsyncExitStack() as stack:
+        assert await taken(manager, stack, Terms()) == 4, "all were given back"
+
+
+async def test_a_file_that_is_looked_into_when_the_server_begins_to_stop_keeps_it_from_nothing() -> None:
+    manager = await loaded()
+    async with manager.place(terms=FILE) as place:
+        assert await manager.drain(1)
+        with manager.seated(place, Start(), "test") as session:
+            assert session.stopping
 
 
 async def test_whoever_comes_first_is_served_first() -> None:
