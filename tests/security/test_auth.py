@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from bridge.errors import BridgeError
 from bridge.security.auth import Gatekeeper, is_loopback
@@ -151,6 +155,24 @@ def test_a_token_comes_where_keys_do(
     headers: dict[str, str], query: dict[str, str], subprotocols: tuple[str, ...]
 ) -> None:
     assert SCOPED.admit(headers, query, subprotocols).rights.allows("send", "hall")
+
+
+def test_a_token_s_bearer_is_one_caller_however_its_signature_is_written() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    gatekeeper = Gatekeeper(tokens=TokenVerifier.from_pem(pem))
+    issuer = TokenIssuer.from_pem(private)
+    first = issuer.issue(["send"], ttl_seconds=60)
+    signed, _, signature = first.rpartition(".")
+    raw = base64.urlsafe_b64decode(signature + "==")
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
+    other = raw[:32] + (order - int.from_bytes(raw[32:])).to_bytes(32)  # as good as the first, for ECDSA
+    second = f"{signed}.{base64.urlsafe_b64encode(other).rstrip(b'=').decode()}"
+    subjects = {gatekeeper.admit({"x-api-key": token}, {}).subject for token in (first, second)}
+    assert len(subjects) == 1
+    another = issuer.issue(["send"], ttl_seconds=61)
+    assert gatekeeper.admit({"x-api-key": another}, {}).subject not in subjects
 
 
 def test_what_is_wrong_with_a_token_is_said() -> None:
