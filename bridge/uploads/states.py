@@ -20,7 +20,7 @@ def of_open(upload: Upload, meta: Meta, keep_seconds: float) -> Status:
     if meta.kind == "chunks":
         first = upload.first if upload.first is not None else int(meta.fields.get(FIRST) == "1")
         end = upload.pieces.last if upload.pieces.last is not None else max(sizes, default=-1)
-        if len(sizes) < end + 1 - first:
+        if sum(number <= end for number in sizes) < end + 1 - first:  # some may lie behind the end by mistake
             absent = [number for number in range(first, end + 1) if number not in sizes]
     return Status(
         name=meta.name,

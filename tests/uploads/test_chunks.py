@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import secrets
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -160,6 +161,38 @@ async def test_ends_that_contradict(desk: UploadDesk) -> None:
     await send(desk, 5, b"x", last=9, name="other")
     with refuses("upload_conflict"):
         await send(desk, 4, b"x", last=4, name="other")
+
+
+class Slow(Memory):
+    """Is read when the test says so."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.begun, self.go = threading.Event(), threading.Event()
+        seek = self.file.seek
+
+        def held(offset: int, whence: int = 0) -> int:
+            self.begun.set()
+            assert self.go.wait(LIMIT)
+            return seek(offset, whence)
+
+        self.file.seek = held  # type: ignore[method-assign]
+
+
+async def test_a_chunk_behind_the_last_one_counts_for_none_before_it(desk: UploadDesk, intake: Intake) -> None:
+    """It was on its way when the last one came: neither could know of the other."""
+    for number in range(4):
+        await send(desk, number, b"x")
+    behind = Slow(b"x")
+    coming = asyncio.create_task(desk.chunked.add(ME, "up", 6, behind, is_last=False, fields={}))
+    assert await asyncio.to_thread(behind.begun.wait, LIMIT)
+    await send(desk, 5, b"x", last=5)
+    behind.go.set()
+    status = await coming
+    assert (status.state, status.missing, status.last) == ("open", (4,), 5)
+    with refuses("upload_conflict"):
+        await send(desk, 4, b"x", last=5)
+    assert intake.jobs == {}
 
 
 async def test_whoever_counts_from_one(desk: UploadDesk, blobs: BlobStore, intake: Intake) -> None:
