@@ -94,6 +94,8 @@ class Finisher:
         try:
             async with self._shelf.blobs.fetch(blob.name) as path:
                 await self._intake.check(path, meta.file_name, meta.fields)
+        except NoBlobError:  # another server has handed it on, and its job is done; or is about to say so
+            return await self._elsewhere(upload, "store_unavailable")
         except BridgeError as exc:
             if exc.row.fault != "client" or exc.row.retryable:
                 raise
@@ -115,11 +117,11 @@ class Finisher:
         )
         return done
 
-    async def _elsewhere(self, upload: Upload) -> Done:
-        """Another server has finished the upload, or deleted it."""
+    async def _elsewhere(self, upload: Upload, code: str = "unknown_upload") -> Done:
+        """Another server has finished the upload; `code` if it has not, or deleted it."""
         await self._registry.refresh(upload)
         if upload.done is None:
-            raise BridgeError("unknown_upload")
+            raise BridgeError(code)
         return upload.done
 
     async def _join(self, upload: Upload, meta: Meta) -> tuple[Blob, dict[int, str]]:

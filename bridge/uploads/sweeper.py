@@ -80,6 +80,8 @@ class Sweeper:
             return
         meta = await self._shelf.meta(key)
         contents = await self._shelf.contents(key)
+        if self._registry.in_use(key):  # since
+            return
         touched = max((entry.modified or 0.0 for entry in contents), default=0.0)
         if meta is None:
             if contents and now - (touched or now) >= LEFTOVER_SECONDS:
