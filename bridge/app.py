@@ -333,7 +333,16 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     bodies = Bodies(max_bytes=settings.max_file_bytes, max_bodies=settings.max_files)
     batch = Batch(manager, media)
     blobs = make_blobs(settings, environ)
-    jobs = make_jobs(settings, blobs, batch, metrics, tracing, Models(manager.engines).backend, environ)
+    jobs = make_jobs(
+        settings,
+        blobs,
+        batch,
+        metrics,
+        tracing,
+        Models(manager.engines).backend,
+        environ,
+        loopback=not settings.guarded and is_loopback(settings.host),  # everybody is on this machine anyway
+    )
     uploads = make_uploads(settings, blobs, jobs, media)
     reception = Reception(keeper)
     journal = keeper.journal

@@ -27,8 +27,12 @@ def make_jobs(
     tracing: Tracing,
     models: Callable[[str | None], str | None],
     env: Mapping[str, str] | None = None,
+    *,
+    loopback: bool = False,
 ) -> JobService:
     """One process's; not opened yet. `models`: the backend of a model's name. `env`: where the state folder is named.
+
+    `loopback`: webhooks of jobs that are handed in here may go to the machine itself.
 
     Raises:
         SettingsError: a URL that means no store, or its package is missing.
@@ -44,11 +48,11 @@ def make_jobs(
     except (ValueError, MissingPackageError) as exc:
         raise SettingsError(f"STT_STORE: {exc}") from None
     secret = None if settings.webhook_secret is None else WebhookSecret(settings.webhook_secret)
-    hosts = WebhookHosts(settings.webhook_hosts, loopback=not settings.guarded)
+    hosts = WebhookHosts(settings.webhook_hosts, loopback=loopback)
     backend = ",".join(settings.backends)  # however it is written
     return JobService(
         store=store,
-        desk=JobDesk(store, blobs, backend),
+        desk=JobDesk(store, blobs, backend, loopback=loopback),
         worker=Worker(store, blobs, batch, backend, settings.job_workers, metrics.jobs, tracing, models),
         webhooks=Webhooks(store, secret, hosts, metrics.jobs, tracing),
         metrics=metrics.jobs,

@@ -156,6 +156,7 @@ def _strings(body: bytes) -> dict[str, str]:
     """The options of a JSON object, as a form would have them; a list's values as lines."""
     try:
         found: Any = json.loads(body)
+        json.dumps(found, ensure_ascii=False).encode()  # half a character (`\\ud800`) could be kept nowhere
     except (ValueError, RecursionError):
         raise BridgeError("bad_request", "the body is not JSON that can be read") from None
     if not isinstance(found, dict):

@@ -47,8 +47,8 @@ class WebhookHosts:
             )
         return url
 
-    async def resolve(self, url: str) -> str:
-        """An address to which the URL's host may be connected now.
+    async def resolve(self, url: str, *, loopback: bool = False) -> str:
+        """An address to which the URL's host may be connected now. `loopback`: for this URL, it may be this machine.
 
         Raises:
             ForbiddenHostError: there is none.
@@ -62,7 +62,8 @@ class WebhookHosts:
         addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
         if not self._is_named(host):
             for address in addresses:
-                if not self._allowed(address):  # one of many is enough: which one is used would be chance
+                # One of many is enough: which one is used would be chance.
+                if not self._allowed(address, loopback=loopback):
                     raise ForbiddenHostError("the host has an address that is not on the public network")
         if not addresses:
             raise ForbiddenHostError("the host has no address")
@@ -71,10 +72,12 @@ class WebhookHosts:
     def _is_named(self, host: str) -> bool:
         return host.lower() in {name.lower() for name in self.named}
 
-    def _allowed(self, address: Address) -> bool:
+    def _allowed(self, address: Address, *, loopback: bool = False) -> bool:
         inner = _inner(address)
         if inner.is_loopback:
-            return self.loopback
+            return self.loopback or loopback
+        if any(inner in network for network in _ALSO_INNER):
+            return False
         return inner.is_global and not inner.is_multicast and not inner.is_reserved
 
 
@@ -85,6 +88,7 @@ def _parts(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         _ = parts.port
+        (parts.hostname or "").encode("idna")  # as it is resolved: an empty part, or a very long one, is no name
     except ValueError:
         raise BridgeError("bad_request", "webhook: should be a URL") from None
     if parts.scheme not in _PORTS or not parts.hostname:
@@ -101,6 +105,8 @@ def _address(host: str) -> Address | None:
         return None
 
 
+_ALSO_INNER: Final = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv6Network("fec0::/10"))
+"""Which Python takes for public, in part: a cloud's metadata may lie in the first (192.0.0.192)."""
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 

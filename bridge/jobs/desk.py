@@ -26,12 +26,16 @@ FULL_SECONDS: Final = 30.0
 
 
 class JobDesk:
-    """One server's. `backend` is its setting `STT_BACKEND`: a job is for workers with the same one."""
+    """One server's. `backend` is its setting `STT_BACKEND`: a job is for workers with the same one.
 
-    def __init__(self, store: JobStore, blobs: BlobStore, backend: str) -> None:
+    `loopback`: webhooks may go to the machine itself.
+    """
+
+    def __init__(self, store: JobStore, blobs: BlobStore, backend: str, *, loopback: bool = False) -> None:
         self._store = store
         self._blobs = blobs
         self._backend = backend
+        self._loopback = loopback
 
     async def submit(self, new: NewJob) -> Job:
         """Accept a job: from now on it is not lost. The same `id` again is the same job.
@@ -43,7 +47,13 @@ class JobDesk:
             BridgeError: `upload_conflict`, `at_capacity` or `store_unavailable`.
         """
         job_id = secrets.token_hex(16) if new.id is None else new.id
-        terms = Terms(order=new, backend=self._backend, created=time.time(), traceparent=trace.traceparent())
+        terms = Terms(
+            order=new,
+            backend=self._backend,
+            created=time.time(),
+            traceparent=trace.traceparent(),
+            loopback=self._loopback,
+        )
         with _translated():
             job = await self._store.submit(job_id, terms)
         log.info("job accepted", extra={"job": job.id, "backend": job.terms.backend})

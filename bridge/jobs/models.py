@@ -116,12 +116,16 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What is settled when a job is accepted. `backend` is the server's setting: workers with the same one take it."""
+    """What is settled when a job is accepted. `backend` is the server's setting: workers with the same one take it.
+
+    `loopback`: its webhook may go to the machine itself. Workers cannot know: they need no keys.
+    """
 
     order: NewJob
     backend: str
     created: float
     traceparent: str | None = None
+    loopback: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,9 @@ _COMMON: Final = (
     + """
 local P = KEYS[1]
 local function after(seconds) return string.format('%.6f', tonumber(now) + tonumber(seconds)) end
+local function made(created) -- clocks differ: not later than now
+  return tonumber(created) < tonumber(now) and created or now
+end
 local function state(id, to, ...)
   local key = P .. 'j:' .. id
   local from = redis.call('HGET', key, 'state')
@@ -83,7 +86,7 @@ end
 if tonumber(redis.call('HGET', P .. 'c', 'queued') or '0') >= tonumber(ARGV[9]) then return {'full', {}} end
 state(id, 'queued', 'id', id, 'owner', ARGV[2], 'backend', ARGV[3], 'blob', ARGV[4], 'fingerprint', ARGV[5],
       'told', ARGV[6], 'created', ARGV[7], 'terms', ARGV[8])
-redis.call('ZADD', P .. 'q:' .. ARGV[3], math.min(tonumber(ARGV[7]), tonumber(now)), id) -- clocks differ
+redis.call('ZADD', P .. 'q:' .. ARGV[3], made(ARGV[7]), id)
 redis.call('ZADD', P .. 'o:' .. ARGV[2], ARGV[7], id)
 redis.call('HSET', P .. 'b', ARGV[4], id)
 return {'new', redis.call('HGETALL', key)}
@@ -130,7 +133,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', l, '-inf', '(' .. now, 'LIMIT', 
     finish(id)
   else
     state(id, 'queued', 'seconds', '0')
-    redis.call('ZADD', q, redis.call('HGET', key, 'created'), id)
+    redis.call('ZADD', q, made(redis.call('HGET', key, 'created')), id)
   end
 end
 local found = redis.call('ZRANGEBYSCORE', q, '-inf', now, 'LIMIT', 0, 1)
@@ -186,7 +189,7 @@ if h[1] ~= ARGV[2] then return 0 end
 if h[2] == 'queued' then return 1 end
 if h[2] ~= 'running' then return 0 end
 redis.call('ZREM', P .. 'l:' .. h[3], ARGV[1])
-redis.call('ZADD', P .. 'q:' .. h[3], tonumber(ARGV[3]) > 0 and after(ARGV[3]) or h[4], ARGV[1])
+redis.call('ZADD', P .. 'q:' .. h[3], tonumber(ARGV[3]) > 0 and after(ARGV[3]) or made(h[4]), ARGV[1])
 redis.call('HINCRBY', key, 'failures', ARGV[4])
 state(ARGV[1], 'queued', 'seconds', '0')
 return 1

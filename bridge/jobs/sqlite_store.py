@@ -93,7 +93,7 @@ class SqliteJobStore(JobStore):
                         raise StoreFullError
                     db.execute(
                         "INSERT INTO jobs (id, owner, backend, blob, fingerprint, told, created, terms, due) "
-                        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?7)",
+                        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, min(?7, ?9))",  # clocks may be set back
                         (
                             job_id,
                             order.owner,
@@ -103,6 +103,7 @@ class SqliteJobStore(JobStore):
                             order.webhook is not None,
                             terms.created,
                             encode(terms),
+                            self._clock(),
                         ),
                     )
                 elif found != (order.owner, order.fingerprint):
@@ -222,9 +223,9 @@ class SqliteJobStore(JobStore):
                 _end(db, job_id, now)
             else:
                 db.execute(
-                    "UPDATE jobs SET state = 'queued', lost = lost + 1, version = version + 1, due = created, "
-                    "seconds = 0 WHERE id = ?",
-                    (job_id,),
+                    "UPDATE jobs SET state = 'queued', lost = lost + 1, version = version + 1, "
+                    "due = min(created, ?), seconds = 0 WHERE id = ?",
+                    (now, job_id),
                 )
         return [job_id for job_id, _ in lost]
 
@@ -289,10 +290,11 @@ class SqliteJobStore(JobStore):
         """See `JobStore`."""
 
         def work(db: sqlite3.Connection) -> bool:
+            now = self._clock()
             found = db.execute(
                 "UPDATE jobs SET state = 'queued', version = version + 1, failures = failures + ?, due = ?, "
                 "seconds = 0 WHERE id = ? AND attempt = ? AND state = 'running'",
-                (failed, self._clock() + seconds if seconds else job.terms.created, job.id, job.attempt),
+                (failed, now + seconds if seconds else min(job.terms.created, now), job.id, job.attempt),
             )
             return found.rowcount == 1
 

@@ -152,7 +152,7 @@ class Webhooks:
                 final = status == httpx.codes.GONE  # whoever says so wants nothing more
             except (ForbiddenHostError, BridgeError) as exc:
                 problem, final = str(exc), isinstance(exc, BridgeError)
-            except (httpx.HTTPError, OSError) as exc:  # a TimeoutError is an OSError
+            except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:  # a TimeoutError is an OSError
                 problem, final = type(exc).__name__, False  # its text may hold the URL
             retry = None
             if problem is not None and not final and job.notices <= len(RETRY_SECONDS):
@@ -177,7 +177,7 @@ class Webhooks:
         """The status of the answer; nothing of it is read."""
         url = job.order.webhook or ""
         async with asyncio.timeout(TRY_SECONDS):
-            address = await self._hosts.resolve(url)
+            address = await self._hosts.resolve(url, loopback=job.terms.loopback)
             name, timestamp = f"msg_{job.id}", int(time.time())
             parts = urlsplit(url)
             headers = {

@@ -34,6 +34,8 @@ LOOK_SECONDS: Final = 5.0
 LEAST_SECONDS: Final = 0.05
 AWAY_SECONDS: Final = 1.0
 """Between tries while the store is away."""
+FILES_SECONDS: Final = 5.0
+"""Before a job is begun again whose file could not be had, because the store of files was away."""
 PROGRESS_SECONDS: Final = 1.0
 """Between two words about how far a job is."""
 BEATS: Final = 4
@@ -188,6 +190,10 @@ class Worker:
             if outcome.code == "shutting_down":
                 held = await _insist(lambda: self._store.put_back(job))
                 return PUT_BACK if held else GONE
+            if outcome.code == "store_unavailable":  # no fault of the job: it waits for as long as that lasts
+                log.warning("a job's file cannot be had now: %s", outcome, extra={"job": job.id})
+                held = await _insist(lambda: self._store.put_back(job, FILES_SECONDS))
+                return PUT_BACK if held else GONE
             if outcome.row.fault in ("server", "engine") and job.failures + 1 < FAILURES:
                 delay = _backoff(job.failures)
                 log.warning("job failed, is tried again in %.1f s: %s", delay, outcome, extra={"code": outcome.code})
@@ -226,7 +232,8 @@ class Worker:
                 segments = [Segment.of(final) async for final in run.finals()]
                 attempt.note()
         except NoBlobError:
-            return Outcome(code="internal", message="the file is no longer there")
+            # Or not here: a worker that was set up to look elsewhere must not end the jobs of those that find them.
+            return BridgeError("internal", "the file is no longer there")
         except BridgeError as exc:
             return exc
         except Exception:

@@ -203,7 +203,17 @@ async def test_what_is_refused(fields: dict[str, str], file: bytes | None, wante
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"{}", b'{"upload":{}}', b'{"upload":"a","webhook":"nowhere"}', b"[" * 60_000]
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"upload":{}}',
+        b'{"upload":"a","webhook":"nowhere"}',
+        b"[" * 60_000,
+        b'{"upload":"\\ud800"}',
+    ],
 )
 async def test_json_that_makes_no_job(body: bytes, plain: str) -> None:
     async with httpx.AsyncClient(base_url=plain, trust_env=False) as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from typing import Final
 
 import pytest
@@ -370,3 +371,17 @@ async def test_counts_are_by_state(open_store: Open) -> None:
         State.CANCELLED: 1,
     }
     assert await store.counts() == wanted
+
+
+async def test_a_job_of_a_clock_that_is_ahead_waits_for_nobody(open_store: Open) -> None:
+    """Not when it is handed in, nor when it is put back, nor when its worker was lost."""
+    store = await open_store(Rules(lease_seconds=0.05))
+    await store.submit(name(), dataclasses.replace(terms(), created=time.time() + 3_600))
+    job = await store.claim(BACKEND)
+    assert job is not None
+    assert await store.put_back(job)
+    assert await store.claim(BACKEND) is not None
+    await asyncio.sleep(0.1)  # the lease runs out
+    again = await store.claim(BACKEND)
+    assert again is not None
+    assert (again.attempt, again.lost) == (3, 1)

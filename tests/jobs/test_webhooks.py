@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -200,7 +201,29 @@ async def test_a_receiver_that_says_nothing(
     assert "hidden" not in caplog.text
 
 
+async def test_a_name_that_is_none_is_given_up(store: SqliteJobStore) -> None:
+    """What was taken before such names were refused is not tried for ever."""
+    async with telling(store):
+        told = await settled(store, await done(store, "https://a..example/"))
+    assert (told.notice, told.notices) == (Notice.GIVEN_UP, 1)
+
+
 # Where it may go
+
+
+async def test_to_this_machine_if_the_server_that_took_the_job_said_so(
+    store: SqliteJobStore, receiver: Receiver
+) -> None:
+    """A worker has no keys, which says nothing of the server."""
+    for allowed, notice in ((False, Notice.GIVEN_UP), (True, Notice.DELIVERED)):
+        order = terms(webhook=receiver.url)
+        await store.submit(name(), dataclasses.replace(order, loopback=allowed))
+        job = await store.claim(BACKEND)
+        assert job is not None
+        await store.finish(job, spoken(), Progress())
+        async with telling(store, WebhookHosts()):
+            assert (await settled(store, job)).notice is notice
+    assert len(receiver.heard) == 1
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "0.0.0.0", "[::ffff:127.0.0.1]"])
@@ -235,6 +258,8 @@ async def test_to_a_host_that_the_operator_names(store: SqliteJobStore, receiver
         (["::ffff:10.0.0.1"], False),
         (["64:ff9b::a00:1"], False),
         (["2002:a00:1::"], False),
+        (["fec0::1"], False),
+        (["192.0.0.192"], False),
         (["93.184.216.34", "10.0.0.1"], False),
         ([], False),
     ],
@@ -268,6 +293,8 @@ async def test_only_to_addresses_of_the_public_network(
         "https://a.example/ b",
         "https://a.example/é",
         "https://a.example/" + "x" * 2_000,
+        "https://a..example/",
+        f"https://{'a' * 64}.example/",
         "http://10.0.0.1/",
         "http://127.0.0.1/",
         "http://[::1]/",

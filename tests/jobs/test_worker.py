@@ -17,7 +17,7 @@ from bridge.jobs.store import Rules, StoreUnavailableError
 from bridge.observe.metrics import Metrics
 from bridge.uploads.blobs import BlobStore, NoBlobError
 from bridge.uploads.urls import open_blobs
-from tests.jobs.samples import BACKEND
+from tests.jobs.samples import BACKEND, name
 from tests.jobs.workers import LIMIT, FakeBatch, ended, handed_in, running, until, worker, working
 from tests.wire import metric
 
@@ -164,7 +164,29 @@ async def test_a_file_that_is_gone(store: Troubled, blobs: BlobStore) -> None:
     await blobs.delete(job.order.blob)
     async with working(worker(store, blobs, FakeBatch())):
         failed = await ended(store, job)
-    assert (failed.state, failed.code, failed.attempt) == (State.FAILED, "internal", 1)
+    assert (failed.state, failed.code, failed.attempt) == (State.FAILED, "internal", worker_module.FAILURES)
+    assert failed.message == "the file is no longer there"
+
+
+async def test_a_file_that_another_worker_finds(store: Troubled, blobs: BlobStore) -> None:
+    """A worker that looks elsewhere for files ends no job at once."""
+    job = await handed_in(store, blobs)
+    away = open_blobs(f"memory://{name()}")
+    async with working(worker(store, away, FakeBatch())):
+        await until(store, job, lambda now: now.failures > 0)
+    async with working(worker(store, blobs, FakeBatch())):
+        assert (await ended(store, job)).state is State.SUCCEEDED
+    await away.close()
+
+
+async def test_files_that_are_away_for_long_fail_no_job(
+    store: Troubled, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "FILES_SECONDS", 0.01)
+    batch = FakeBatch([BridgeError("store_unavailable") for _ in range(2 * worker_module.FAILURES)])
+    async with working(worker(store, blobs, batch)):
+        done = await ended(store, await handed_in(store, blobs))
+    assert (done.state, done.failures, done.lost) == (State.SUCCEEDED, 0, 0)
 
 
 async def test_progress_is_told_while_it_runs(store: Troubled, blobs: BlobStore) -> None:
