@@ -23,6 +23,7 @@ class _Meaning:
 _AWAY: Final = _Meaning("unavailable")
 _LOST: Final = _Meaning("session_lost")
 _REJECTED: Final = _Meaning("rejected", Fault.CLIENT, retryable=False)
+_USED_UP: Final = _Meaning("overloaded", Fault.CLIENT)  # by this caller: others' sessions are none the worse for it
 _ENDED: Final = _Meaning("stream_limit")  # a healthy server ends it so: no failure of its own
 _MISCONFIGURED: Final = _Meaning("misconfigured", Fault.OPERATOR, retryable=False)
 
@@ -78,6 +79,8 @@ def translate(error: ClientError, *, caller: bool = False) -> BackendError:
     meaning = _MEANINGS.get(error.code) or _Meaning(f"remote_{error.code}"[:40], retryable=error.retryable)
     if caller and meaning.code in ("unauthenticated", "denied"):
         return _error(_REJECTED, f"the server behind this one does not let you in: {error.message}")
+    if caller and error.code in ("quota_exceeded", "rate_limited"):
+        return _error(_USED_UP, f"the server behind this one lets you do no more now: {error.message}")
     if meaning.fault is Fault.CLIENT:
         return _error(meaning, error.message)
     return _error(meaning, f"the server behind says {error.code}: {error.message}")

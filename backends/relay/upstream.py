@@ -85,7 +85,7 @@ class Upstream:
 
     def refused(self, error: BackendError) -> None:
         """It has refused a session just now: until it is asked again, others are not sent there."""
-        if error.code == "overloaded":
+        if error.code == "overloaded" and error.fault is not Fault.CLIENT:
             self.refusal = "it carries as much as it can"
 
     async def _ready(self) -> bool:

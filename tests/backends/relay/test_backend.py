@@ -240,6 +240,21 @@ async def test_whose_key_the_server_sees(caplog: pytest.LogCaptureFixture) -> No
     assert "-secret" not in caplog.text
 
 
+async def test_what_one_caller_has_used_up_costs_no_other_anything() -> None:
+    alice, bob = (RecognitionConfig(credential=f"{name}-secret") for name in ("alice", "bob"))
+    async with (
+        wire.serve(api_keys="alice-secret,bob-secret", key_sessions=1) as url,
+        wire.Wire.stream(url, headers={"Authorization": "Bearer alice-secret"}, start={}) as first,
+    ):
+        await first.until("ready")
+        passing = relay(url, pass_authorization=True, retry_seconds=0)
+        with pytest.raises(BackendError) as caught:
+            await heard(passing, bytes(3_200), alice)
+        assert (caught.value.code, caught.value.fault) == ("overloaded", Fault.CLIENT)
+        assert passing.refusal() is None
+        assert await heard(passing, bytes(3_200), bob)
+
+
 @pytest.mark.parametrize("key", ["a\r\nX-Evil: 1", "ä", "x" * 9_000, "a\0b"])
 async def test_a_key_that_is_no_header_goes_nowhere(key: str) -> None:
     server = FakeServer()

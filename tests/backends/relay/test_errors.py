@@ -53,6 +53,13 @@ def test_a_callers_own_key_is_the_callers_to_change(code: str) -> None:
     assert (error.code, error.fault, error.retryable) == ("rejected", Fault.CLIENT, False)
 
 
+@pytest.mark.parametrize("code", ["quota_exceeded", "rate_limited"])
+def test_what_a_caller_has_used_up_is_no_failure_of_the_server(code: str) -> None:
+    error = refused(code, "Later.", caller=True)
+    assert (error.code, error.fault, error.retryable) == ("overloaded", Fault.CLIENT, True)
+    assert "Later." in str(error)
+
+
 def test_a_code_of_a_newer_server() -> None:
     error = translate(SessionError("moon_phase", "It wanes.", retryable=True))
     assert (error.code, error.fault, error.retryable) == ("remote_moon_phase", Fault.ENGINE, True)
