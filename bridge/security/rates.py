@@ -86,7 +86,7 @@ class MemoryCounts:
         windows = [self.look(key, rate) for rate in rates]
         if not any(window.refused for window in windows):
             for number, rate in enumerate(rates):
-                slot, before, now = self._counts[key, rate]
+                slot, before, now, _ = self._of(key, rate)
                 self._counts[key, rate] = (slot, before, now + 1)
                 windows[number] = self.look(key, rate)._replace(refused=False)
         while len(self._counts) > self._callers:
@@ -94,14 +94,11 @@ class MemoryCounts:
         return windows
 
     def look(self, key: str, rate: Rate) -> Window:
-        """How it stands: `refused` says whether a request would be. Counts nothing."""
+        """How it stands: `refused` says whether a request would be. Counts nothing, and remembers nobody new."""
         length = rate.seconds
-        number, into = divmod(self._clock(), length)
-        slot, before, now = self._counts.get((key, rate), (-1, 0, 0))
-        if slot != number:
-            before, now = (now, 0) if slot == number - 1 else (0, 0)
-        self._counts[key, rate] = (int(number), before, now)
-        self._counts.move_to_end((key, rate))
+        _, before, now, into = self._of(key, rate)
+        if (key, rate) in self._counts:
+            self._counts.move_to_end((key, rate))
         weight = before * (1 - into / length) + now
         free = rate.amount - weight + _ROUNDING
         if free >= 1:
@@ -111,6 +108,14 @@ class MemoryCounts:
         else:
             wait = length - into + length * (1 - (rate.amount - 1) / now)
         return Window(rate.amount, length, 0, wait, refused=True)
+
+    def _of(self, key: str, rate: Rate) -> tuple[int, int, int, float]:
+        """The number of the window that is on, what the one before it and it have counted, how long it has been on."""
+        number, into = divmod(self._clock(), rate.seconds)
+        slot, before, now = self._counts.get((key, rate), (-1, 0, 0))
+        if slot != number:
+            before, now = (now, 0) if slot == number - 1 else (0, 0)
+        return int(number), before, now, into
 
 
 class SharedCounts:

@@ -114,6 +114,15 @@ def test_memory_is_bounded() -> None:
     assert len(counts) == 100
 
 
+def test_who_is_only_looked_at_takes_no_memory_and_pushes_nobody_out() -> None:
+    counts, rate = MemoryCounts(callers=100), parse_rates("1/minute")
+    counts.hit("guesses", rate)
+    for number in range(1_000):
+        assert not counts.look(f"good-{number}", rate[0]).refused
+    assert len(counts) == 1
+    assert counts.look("guesses", rate[0]).refused
+
+
 def test_a_hit_is_cheap_however_many_callers_there_are() -> None:
     counts, rate = MemoryCounts(), parse_rates("600/minute")
     for number in range(20_000):
