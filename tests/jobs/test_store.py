@@ -123,11 +123,11 @@ async def test_a_job_is_for_workers_with_its_backend(open_store: Open) -> None:
 
 
 async def test_progress_is_told_and_renews_the_lease(open_store: Open) -> None:
-    store = await open_store(SHORT)
+    store = await open_store(Rules(lease_seconds=1))
     await submitted(store)
     job = await claimed(store)
     for seconds in range(1, 5):
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
         assert await store.beat(job, Progress(seconds=seconds, total=8, engine="scripted", language="en-US"))
         assert await store.claim(BACKEND) is None
     now = await seen(store, job.id)
