@@ -20,8 +20,9 @@ from bridge.audio.media import MediaDecoder
 from bridge.errors import BridgeError
 from bridge.jobs.desk import JobDesk
 from bridge.jobs.models import Job, JobOptions, NewJob
-from bridge.uploads.blobs import BlobStore
+from bridge.uploads.blobs import BlobStore, NoBlobError
 from bridge.uploads.desk import UploadDesk
+from bridge.uploads.models import Whole
 
 KEY_CHARS: Final = 255
 
@@ -100,6 +101,7 @@ class Submissions:
         self._asked(fields)
         whole = await self._uploads.completed(caller.subject, name)
         options, webhook = self._asked({**whole.fields, **fields})
+        await self._look_for(whole)
         job = await self._desk.submit(
             NewJob(
                 owner=whole.owner,
@@ -115,6 +117,18 @@ class Submissions:
         if (job.order.options, job.order.webhook) != (options, webhook):
             raise BridgeError("upload_conflict", f"the upload is job {job.id} already, with other options")
         return job
+
+    async def _look_for(self, whole: Whole) -> None:
+        """Refuse an upload whose job has ended and was deleted: its file went with the job."""
+        try:
+            await self._desk.get(whole.job_id)
+        except BridgeError as exc:
+            if exc.code != "unknown_job":
+                raise
+            try:
+                await self._blobs.read(whole.blob, 1)
+            except NoBlobError:
+                raise BridgeError("unknown_upload", "the upload's job was deleted, and its file with it") from None
 
     def _asked(self, fields: Mapping[str, str]) -> tuple[JobOptions, str | None]:
         options = JobOptions.parse(fields)

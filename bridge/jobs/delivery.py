@@ -88,6 +88,8 @@ class Courier:
                     await message.ack()  # type: ignore[misc] # it may be awaited: the broker's own are coroutines
             except (RedisError, OSError) as exc:
                 log.warning("the stream of jobs cannot be read: %s", exc or "Redis does not answer")
+            except (KeyError, TypeError) as exc:  # cut from the stream while it waited (Redis 6.2), or somebody else's
+                log.warning("a message in the stream of jobs is none (%s)", type(exc).__name__)
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def close(self) -> None:

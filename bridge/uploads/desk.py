@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 from bridge.errors import BridgeError
@@ -16,6 +17,8 @@ from bridge.uploads.shelf import Shelf
 from bridge.uploads.sweeper import Sweeper
 
 KINDS: Final[tuple[Kind, ...]] = ("tus", "chunks")
+LAST_SECONDS: Final = 60.0
+"""Before a file that no job needs is deleted, in which none is made of it any more: no sweeper can ask in between."""
 
 
 class UploadDesk:
@@ -44,6 +47,7 @@ class UploadDesk:
         )
         self.sweeper = Sweeper(self._registry, intake, self._look_after, keep_seconds=keep_seconds)
         self._intake = intake
+        self._usable_seconds = keep_seconds - min(LAST_SECONDS, keep_seconds / 10)
         self._sweeping: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -69,6 +73,8 @@ class UploadDesk:
                 if (done := upload.done) is not None:
                     if done.code is not None:
                         raise BridgeError(done.code, done.message)
+                    if done.job is None and time.time() - done.at > self._usable_seconds:
+                        raise BridgeError("unknown_upload")
                     return whole(done.meta, done.size, done.sha256)
                 if upload.meta is not None:
                     raise BridgeError("upload_incomplete", "the upload is not complete")

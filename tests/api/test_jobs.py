@@ -290,6 +290,8 @@ async def test_an_upload_becomes_a_job_once(tmp_path: Path) -> None:
         other = await client.post("/v1/jobs", json={"upload": "mine", "language": "de"})
         assert code(other) == (409, "upload_conflict")
         assert code(await client.post("/v1/jobs", data={"upload": "another"})) == (404, "unknown_upload")
+        await client.delete(f"/v1/jobs/{answers[0].json()['id']}")
+        assert code(await client.post("/v1/jobs", json={"upload": "mine"})) == (404, "unknown_upload")
 
 
 async def test_a_job_survives_the_server(tmp_path: Path) -> None:

@@ -69,6 +69,21 @@ async def test_a_worker_elsewhere_is_told_at_once(
         assert batch.opened == 5
 
 
+async def test_what_is_no_message_keeps_nobody_from_hearing(
+    jobs_redis: RedisServer, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker_module, "LOOK_SECONDS", 1_000.0)
+    monkeypatch.setattr("bridge.jobs.delivery.AGAIN_SECONDS", 0.05)
+    async with opened(jobs_redis) as store, opened(jobs_redis) as elsewhere, Redis.from_url(jobs_redis.url) as redis:
+        async with working(worker(elsewhere, blobs, FakeBatch())):
+            await asyncio.sleep(0.2)
+            await redis.xadd(STREAM, {"what": "ever"})
+            await asyncio.sleep(0.2)
+            assert (await ended(store, await handed_in(store, blobs))).state is State.SUCCEEDED
+        await redis.delete(STREAM)
+    assert "is none" in caplog.text
+
+
 async def test_who_is_busy_lets_others_hear(
     jobs_redis: RedisServer, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

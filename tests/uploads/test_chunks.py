@@ -21,7 +21,7 @@ from bridge.uploads.desk import UploadDesk
 from bridge.uploads.models import Status
 from bridge.uploads.sweeper import LEFTOVER_SECONDS
 from bridge.uploads.urls import open_blobs
-from tests.uploads.fakes import Intake, Memory, at_desk, sha256, stored
+from tests.uploads.fakes import KEEP, Intake, Memory, at_desk, sha256, stored
 from tests.wire import LIMIT, eventually
 
 ME = "key-me"
@@ -343,6 +343,35 @@ async def test_without_a_job(desk: UploadDesk, blobs: BlobStore, intake: Intake)
         await desk.completed("key-other", "up")
     await desk.drop("chunks", ME, "up")
     assert await blobs.entries("files") == []
+
+
+async def test_no_job_is_made_of_a_file_that_is_about_to_go(desk: UploadDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    await send(desk, 0, b"all", last=0, job="false")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + KEEP - 120)
+    await desk.completed(ME, "up")
+    monkeypatch.setattr(time, "time", lambda: now + KEEP - 30)
+    with refuses("unknown_upload"):
+        await desk.completed(ME, "up")
+
+
+async def test_a_file_whose_job_is_done_before_it_is_looked_at_here(
+    desk: UploadDesk, blobs: BlobStore, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server has handed it on; a worker deletes it when it has done with it."""
+    fetch = blobs.fetch
+
+    @contextlib.asynccontextmanager
+    async def late(name: str) -> AsyncIterator[Path]:
+        await blobs.delete(name)
+        async with fetch(name) as path:
+            yield path
+
+    monkeypatch.setattr(blobs, "fetch", late)
+    with refuses("store_unavailable"):  # that server has not said so yet
+        await send(desk, 0, b"all", last=0)
+    monkeypatch.undo()
+    await assert_arrived(await send(desk, 0, b"all", last=0), blobs, intake, b"all")
 
 
 @pytest.mark.parametrize("seed", range(8))
