@@ -91,6 +91,7 @@ def make_http(parts: Parts) -> FastAPI:
     app.add_exception_handler(BridgeError, answer)
     app.add_exception_handler(HTTPException, answer_http)
     app.add_exception_handler(RequestValidationError, answer_invalid)
+    app.add_exception_handler(Exception, answer_fault)
     app.add_exception_handler(405, _method_not_allowed([route for router in routers for route in router.routes]))
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
@@ -103,6 +104,7 @@ def make_operations(keeper: Keeper, metrics_: Metrics, door: Door) -> FastAPI:
     app.include_router(metrics.router(metrics_, keeper, door))
     app.add_exception_handler(BridgeError, answer)
     app.add_exception_handler(HTTPException, answer_http)
+    app.add_exception_handler(Exception, answer_fault)
     return app
 
 
@@ -135,6 +137,11 @@ async def answer_http(request: Request, exc: Exception) -> JSONResponse:
         return JSONResponse(openai_body(exc.status_code, str(exc.detail), None), exc.status_code, exc.headers)
     code = "not_found" if exc.status_code == 404 else "bad_message"
     return JSONResponse({"error": {"code": code, "message": str(exc.detail)}}, exc.status_code, exc.headers)
+
+
+async def answer_fault(request: Request, _: Exception) -> JSONResponse:
+    """A bug, which the framework then hands to the server, for its log."""
+    return await answer(request, BridgeError("internal"))
 
 
 async def answer_invalid(_: Request, exc: Exception) -> JSONResponse:

@@ -25,6 +25,7 @@ from bridge.api.openai import parse
 from bridge.api.openai_errors import BadFieldError
 from bridge.api.openai_formats import FORMATS, OpenAINarrator, written
 from bridge.errors import BridgeError
+from bridge.session.batch import Batch
 from bridge.session.failover import EnginePool
 from bridge.transcript import Segment
 from tests.session.pools import scripted
@@ -224,6 +225,21 @@ def models() -> Models:
 def asked(models: Models, *fields: tuple[str, str], file: bool = True) -> Any:
     files: Any = {"file": object()} if file else {}
     return parse(Form(fields, files), models)
+
+
+async def test_a_bug_is_answered_in_each_route_s_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("what somebody said")
+
+    monkeypatch.setattr(Batch, "whole", broken)
+    async with serve() as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        theirs = await http.post("/v1/audio/transcriptions", files={"file": FILE})
+        ours = await http.post("/v1/transcribe", content=FILE[1])
+    assert (theirs.status_code, ours.status_code) == (500, 500)
+    error = theirs.json()["error"]
+    assert (error["type"], error["code"], error["param"]) == ("server_error", "internal", None)
+    assert ours.json()["error"] == {"code": "internal", "message": error["message"]}
+    assert "somebody" not in theirs.text + ours.text
 
 
 def test_what_is_not_said_has_a_default(models: Models) -> None:
