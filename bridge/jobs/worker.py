@@ -80,10 +80,11 @@ class Worker:
         self._free = asyncio.Event()
         self._free.set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     def start(self) -> None:
-        """Begin to work. To be called once, when there is an engine."""
-        if self._slots:
+        """Begin to work. To be called once, when there is an engine; does nothing if it was stopped before."""
+        if self._slots and not self._stopped:
             self._tasks = {
                 asyncio.create_task(self._claim_all(), name="jobs"),
                 asyncio.create_task(self._store.follow(self._backend, self._free.wait), name="jobs-follow"),
@@ -91,6 +92,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Begin nothing more, and put back what is not done: others may go on at once."""
+        self._stopped = True
         for task in (*self._tasks, *self._busy):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._busy, return_exceptions=True)

@@ -78,9 +78,8 @@ class Finisher:
         return done
 
     async def _finish(self, upload: Upload) -> Done:
-        await self._registry.refresh(upload)
-        if upload.done is not None:
-            return upload.done
+        if (before := await self._before(upload)) is not None:
+            return before
         meta = upload.meta
         if meta is None:
             raise BridgeError("unknown_upload")
@@ -116,6 +115,17 @@ class Finisher:
             },
         )
         return done
+
+    async def _before(self, upload: Upload) -> Done | None:
+        """How it has ended, if it has."""
+        await self._registry.refresh(upload)
+        if upload.done is not None or upload.meta is None:
+            return upload.done
+        done = await self._shelf.done(upload.key)
+        if done is None or done.meta.nonce != upload.meta.nonce:
+            return None
+        await self._shelf.clear(upload.key)  # whoever finished it died before that
+        return done  # its job may be done and deleted since, and is not made again
 
     async def _elsewhere(self, upload: Upload, code: str = "unknown_upload") -> Done:
         """Another server has finished the upload; `code` if it has not, or deleted it."""

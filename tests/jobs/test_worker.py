@@ -243,6 +243,18 @@ async def test_a_worker_that_stops_gives_its_jobs_back_at_once(store: Troubled, 
     assert (done.state, done.attempt, done.lost, done.failures) == (State.SUCCEEDED, 2, 0, 0)
 
 
+async def test_who_was_stopped_before_it_began_begins_nothing(store: Troubled, blobs: BlobStore) -> None:
+    """A server that is told to stop while its engine loads."""
+    job = await handed_in(store, blobs)
+    early = worker(store, blobs, FakeBatch())
+    await early.stop()
+    async with working(early):
+        await asyncio.sleep(0.1)
+        waiting = await store.get(job.id)
+    assert waiting is not None
+    assert (waiting.state, waiting.attempt) == (State.QUEUED, 0)
+
+
 async def test_a_session_that_the_server_ends_is_no_failure(store: Troubled, blobs: BlobStore) -> None:
     batch = FakeBatch([BridgeError("shutting_down")])
     async with working(worker(store, blobs, batch)):

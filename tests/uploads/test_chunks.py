@@ -470,6 +470,25 @@ async def test_a_crash_at_every_step_of_the_end(
     assert steps > 6, "there were that many steps to die at"
 
 
+async def test_a_crash_after_the_end_makes_no_job_anew(
+    blobs: BlobStore, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_desk(blobs, intake) as desk:
+        with monkeypatch.context() as patch:
+
+            async def dies(_: object, name: str) -> None:
+                raise Crash
+
+            patch.setattr(type(blobs), "delete", dies)
+            with pytest.raises(Crash):
+                await send(desk, 0, b"all", last=0)
+    assert intake.jobs.popitem()  # done, and deleted by its owner
+    async with at_desk(blobs, intake) as desk:
+        assert (await desk.chunked.status(ME, "up")).state == "complete"
+    assert intake.jobs == {}
+    assert await blobs.folders("uploads") == []
+
+
 async def test_a_crash_while_a_chunk_is_written(tmp_path: Path, intake: Intake) -> None:
     """What lies in the folder of temporary files is nobody's chunk."""
     store = open_blobs(str(tmp_path / "blobs"))
