@@ -35,11 +35,13 @@ LEAST_SECONDS: Final = 0.05
 AWAY_SECONDS: Final = 1.0
 """Between tries while the store is away."""
 FILES_SECONDS: Final = 5.0
-"""Before a job is begun again whose file could not be had, because the store of files was away."""
+"""Before a job is begun again that had to wait: the store of its file was away, or engine or decoders were full."""
 PROGRESS_SECONDS: Final = 1.0
 """Between two words about how far a job is."""
 BEATS: Final = 4
 """Renewals within one lease, at least."""
+WAITS: Final = ("store_unavailable", "at_capacity")
+"""No fault of the job: it waits for as long as that lasts."""
 FAILURES: Final = 5
 """Attempts that a job may fail through no fault of its file."""
 BACKOFF_SECONDS: Final = 60.0
@@ -192,8 +194,8 @@ class Worker:
             if outcome.code == "shutting_down":
                 held = await _insist(lambda: self._store.put_back(job))
                 return PUT_BACK if held else GONE
-            if outcome.code == "store_unavailable":  # no fault of the job: it waits for as long as that lasts
-                log.warning("a job's file cannot be had now: %s", outcome, extra={"job": job.id})
+            if outcome.code in WAITS:
+                log.warning("a job cannot be gone on with now: %s", outcome, extra={"job": job.id})
                 held = await _insist(lambda: self._store.put_back(job, FILES_SECONDS))
                 return PUT_BACK if held else GONE
             if outcome.row.fault in ("server", "engine") and job.failures + 1 < FAILURES:

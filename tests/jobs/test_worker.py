@@ -179,11 +179,12 @@ async def test_a_file_that_another_worker_finds(store: Troubled, blobs: BlobStor
     await away.close()
 
 
-async def test_files_that_are_away_for_long_fail_no_job(
-    store: Troubled, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("code", ["store_unavailable", "at_capacity"])
+async def test_files_that_are_away_for_long_and_engines_that_are_full_fail_no_job(
+    code: str, store: Troubled, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "FILES_SECONDS", 0.01)
-    batch = FakeBatch([BridgeError("store_unavailable") for _ in range(2 * worker_module.FAILURES)])
+    batch = FakeBatch([BridgeError(code) for _ in range(2 * worker_module.FAILURES)])
     async with working(worker(store, blobs, batch)):
         done = await ended(store, await handed_in(store, blobs))
     assert (done.state, done.failures, done.lost) == (State.SUCCEEDED, 0, 0)
