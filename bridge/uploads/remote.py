@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ import fsspec  # type: ignore[import-untyped]  # it has neither hints nor stubs
 
 from bridge.errors import BridgeError
 from bridge.uploads.blobs import BLOCK_BYTES, BlobExistsError, BlobStore, Entry, NoBlobError, Readable, check_name
+from bridge.uploads.copies import make_copy, sweep_copies
 
 WHOLE_BYTES: Final = 16 * 1_048_576
 """What is no larger is written in one request; the rest in parts of this size, each held in memory."""
@@ -50,7 +50,7 @@ class RemoteStore(BlobStore):
     @contextlib.asynccontextmanager
     async def fetch(self, name: str) -> AsyncIterator[Path]:
         """A copy in a temporary file."""
-        copy = await self._run(lambda _: tempfile.NamedTemporaryFile(prefix="stt-bridge-"))  # noqa: SIM115
+        copy = await self._run(lambda _: make_copy())
         try:
             await self.copy_to(name, copy.write)
             await self._run(lambda _: copy.flush())
@@ -60,6 +60,7 @@ class RemoteStore(BlobStore):
 
     def _open(self) -> None:
         self._fs.exists(f"{self._root}/probe")
+        sweep_copies()  # of the life before this one
 
     def _put(self, name: str, file: Readable, *, new: bool) -> None:
         path = self._path(name)
@@ -122,8 +123,8 @@ class RemoteStore(BlobStore):
     def _reserve(self, size: int) -> None:
         """Object stores have no end."""
 
-    def _sweep(self, age: float) -> int:  # noqa: ARG002 - nothing to sweep
-        return 0  # what is broken off never becomes an object
+    def _sweep(self, age: float) -> int:  # noqa: ARG002 - whether a copy is in use is known
+        return sweep_copies()  # what is broken off never becomes an object
 
     def _translated(self, exc: Exception) -> BridgeError | None:
         # Every kind of store has its own exceptions, and some of them are no OSError.
