@@ -315,5 +315,5 @@ async def test_a_thousand_files_leave_nothing_behind(decoder: MediaDecoder) -> N
     before = descriptors()
     await asyncio.gather(*(some(number) for number in range(8)))
     await until(lambda: len(workers(decoder)) <= 4)
-    assert descriptors() - before <= 8  # the sockets of those that wait for a file, and what others have opened; not 1,000
+    assert descriptors() - before <= 8  # those that wait for a file, and what others opened; not 1,000
     assert "Z" not in {state(process) for process in workers(decoder)}
