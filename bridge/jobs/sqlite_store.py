@@ -198,7 +198,9 @@ class SqliteJobStore(JobStore):
                     "WHERE backend = ?3 AND state = 'queued' AND due <= ?2 ORDER BY due, seq LIMIT 1) RETURNING id",
                     (now + self.rules.lease_seconds, now, backend),
                 ).fetchone()
-                return lost, None if found is None else _known(db, found[0])
+            # Not within the transaction: one that cannot be understood is begun all the same, and the next one's turn
+            # comes, until it has been begun too often.
+            return lost, None if found is None else _known(db, found[0])
 
         lost, job = await self._database.do(work)
         for job_id in lost:
@@ -325,7 +327,7 @@ class SqliteJobStore(JobStore):
                     "(SELECT seq FROM jobs WHERE notice = 'pending' AND due <= ?2 ORDER BY due LIMIT 1) RETURNING id",
                     (now + seconds, now),
                 ).fetchone()
-                return None if found is None else _known(db, found[0])
+            return None if found is None else _known(db, found[0])  # as in `claim`
 
         return await self._database.do(work)
 

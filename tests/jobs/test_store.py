@@ -11,7 +11,9 @@ import pytest
 
 from bridge.jobs.changes import stop_of
 from bridge.jobs.models import Job, Notice, Outcome, Progress, State, Terms, decode_segments
-from bridge.jobs.store import JobConflictError, JobStore, Rules, StoreFullError
+from bridge.jobs.redis_scripts import PREFIX
+from bridge.jobs.sqlite_store import SqliteJobStore
+from bridge.jobs.store import JobConflictError, JobStore, Rules, StoreFullError, StoreUnavailableError
 from tests.jobs.conftest import Open
 from tests.jobs.samples import BACKEND, name, spoken, terms
 
@@ -371,6 +373,34 @@ async def test_counts_are_by_state(open_store: Open) -> None:
         State.CANCELLED: 1,
     }
     assert await store.counts() == wanted
+
+
+async def test_a_job_that_cannot_be_understood_keeps_no_other_from_being_done(open_store: Open) -> None:
+    """Of a newer version's, for example."""
+    store = await open_store(Rules(lease_seconds=0.05, attempts=1))
+    odd, plain = name(), name()
+    for job_id in (odd, plain):
+        await store.submit(job_id, terms(webhook="https://a.example/"))
+    if isinstance(store, SqliteJobStore):
+        await store._database.do(lambda db: db.execute("UPDATE jobs SET terms = '{}' WHERE id = ?", (odd,)))
+    else:
+        await store._redis.redis.hset(f"{PREFIX}j:{odd}", "terms", "{}")  # type: ignore[attr-defined]
+    with pytest.raises(StoreUnavailableError, match="cannot be understood"):
+        await store.claim(BACKEND)
+    job = await store.claim(BACKEND)
+    assert job is not None
+    assert job.id == plain
+    assert await store.finish(job, spoken(), Progress())
+    await asyncio.sleep(0.1)
+    with pytest.raises(StoreUnavailableError):
+        await store.claim(BACKEND)
+    await asyncio.sleep(0.1)
+    assert await store.claim(BACKEND) is None
+    assert (await store.counts())[State.FAILED] == 1
+    assert await store.claim_notice(60) == await store.get(plain)
+    with pytest.raises(StoreUnavailableError):
+        await store.claim_notice(60)
+    assert await store.claim_notice(60) is None
 
 
 async def test_a_job_of_a_clock_that_is_ahead_waits_for_nobody(open_store: Open) -> None:
