@@ -32,7 +32,7 @@ from bridge.observe.recording import open_tracing
 from bridge.observe.trace import Tracing
 from bridge.protocols.asr_room import AsrRoomCodec
 from bridge.protocols.native import NativeCodec
-from bridge.routes import Parts, make_http
+from bridge.routes import LastWord, Parts, make_http
 from bridge.security.auth import is_loopback
 from bridge.security.certificates import unusable
 from bridge.security.headers import WebHeaders
@@ -389,7 +389,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         await keeper.drain(settings.shutdown_seconds)
 
     server = make_server(
-        Gateway(HttpObserver(WebHeaders(app, settings.allowed_origins), metrics.http, tracing), sockets),
+        Gateway(HttpObserver(WebHeaders(LastWord(app), settings.allowed_origins), metrics.http, tracing), sockets),
         drain=drain,
         max_connections=settings.max_connections,
         max_message_bytes=settings.max_message_bytes,

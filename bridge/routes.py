@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from bridge.api.refusals import document
 from bridge.audio.media import MediaDecoder
 from bridge.errors import BridgeError
 from bridge.jobs.service import JobService
+from bridge.observe.http import App, Message, Receive, Send
 from bridge.observe.metrics import Metrics
 from bridge.session.archive import Archive
 from bridge.session.batch import Batch
@@ -106,6 +108,31 @@ def make_operations(keeper: Keeper, metrics_: Metrics, door: Door) -> FastAPI:
     app.add_exception_handler(HTTPException, answer_http)
     app.add_exception_handler(Exception, answer_fault)
     return app
+
+
+class LastWord:
+    """An application whose requests hear why they are given up when the server stops: a body that is still coming."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        begun = False
+
+        async def sent(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                raise  # nobody gave it up: a bug, for the log
+            if not begun:  # else the connection is closed in the middle of the answer, which says it, too
+                await (await answer(Request(scope), BridgeError("shutting_down")))(scope, receive, send)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

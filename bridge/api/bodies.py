@@ -95,7 +95,7 @@ class Spooled:
     async def close(self) -> None:
         """Forget it."""
         self._waiting.clear()
-        if self._on_disk:
+        if self._on_disk and not self._bodies.closed:
             await self._bodies.on_disk(self.file.close)  # freeing gigabytes takes its time
         else:
             self.file.close()
@@ -187,16 +187,25 @@ class Bodies:
         self.max_bytes = max_bytes
         self.count = 0
         """Open now."""
+        self.closed = False
+        """Whether no thread works for them any more."""
         self._max_bodies = max_bodies
         self._reading: set[_Reading] = set()
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="bodies")
 
     async def close(self) -> None:
-        """To be called when no body is open."""
+        """To be called at the end. Bodies that are open then, of requests that nobody waits for, can only be closed."""
+        self.closed = True
         await asyncio.to_thread(self._disk.shutdown)
 
     async def on_disk(self, work: Callable[[], T]) -> T:
-        """Do blocking work on a thread. Once cancelled it waits all the same: nobody closes a file that is written."""
+        """Do blocking work on a thread. Once cancelled it waits all the same: nobody closes a file that is written.
+
+        Raises:
+            BridgeError: `shutting_down`.
+        """
+        if self.closed:
+            raise BridgeError("shutting_down")
         future = asyncio.get_running_loop().run_in_executor(self._disk, work)
         try:
             return await asyncio.shield(future)

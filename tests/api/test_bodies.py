@@ -361,3 +361,15 @@ async def test_a_body_that_is_dropped_while_it_is_written_is_closed_after_it(
 async def test_a_refusal_is_a_bridge_error(bodies: Bodies) -> None:
     with pytest.raises(BridgeError, match="boundary"):
         FormReader(b"x" * 1_000, lambda name: Spooled(bodies, name), LARGEST)
+
+
+async def test_a_body_that_is_open_when_the_server_ends_is_closed_all_the_same(bodies: Bodies) -> None:
+    large, small = Spooled(bodies, "large"), Spooled(bodies, "small")
+    await large.write(bytes(2 * MEMORY_BYTES))
+    await small.write(b"x")
+    await bodies.close()
+    with pytest.raises(BridgeError, match="stopping"):
+        await large.write(bytes(MEMORY_BYTES))
+    for spooled in (large, small):
+        await spooled.close()
+        assert spooled.file.closed

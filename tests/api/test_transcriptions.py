@@ -17,7 +17,7 @@ import webvtt
 
 from backends.scripted import marker_audio
 from bridge.audio.formats import Encoding
-from bridge.transports import http_protocol
+from bridge.transports import http_protocol, server
 from tests.api.test_openai import FILE, SECONDS, WORDS
 from tests.audio.encoding import contained
 from tests.wire import LIMIT, Wire, engine_env, get, serve
@@ -25,6 +25,7 @@ from tests.wire import LIMIT, Wire, engine_env, get, serve
 PATH = "/v1/transcribe"
 PCM = marker_audio(len(WORDS))
 TEXT = " ".join(WORDS)
+FORM = "multipart/form-data; boundary=B"
 
 
 @contextlib.asynccontextmanager
@@ -187,6 +188,25 @@ async def test_files_wait_for_a_place_and_leave_some_to_who_speaks(tmp_path: Pat
             await wire.until("closed")
         assert [(await answer).json()["text"] for answer in answers] == [TEXT] * 8
         await wait_for_sessions(url, 0)
+
+
+@pytest.mark.parametrize("path", [PATH, f"{PATH}?stream=true", "/v1/audio/transcriptions", "/v1/jobs"])
+async def test_a_server_that_stops_says_so_to_whom_it_no_longer_listens(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "CLOSE_SECONDS", -0.5)  # with what is added: half a second for who is still sending
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {FORM}\r\nContent-Length: 9999\r\n\r\n--B\r\n"
+    async with contextlib.AsyncExitStack() as stack:
+        async with serve() as url:
+            wire = await stack.enter_async_context(Wire.open(url))
+            await wire.send(head.encode())
+            await asyncio.sleep(0.1)
+        outcome = await wire.response()
+    assert outcome.status == 503
+    error = json.loads(outcome.body)["error"]
+    assert error["code"] == "shutting_down"
+    assert ("type" in error) == (path == "/v1/audio/transcriptions")
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_server_that_stops_says_so(tmp_path: Path) -> None:
