@@ -134,12 +134,14 @@ def _utterance(number: int) -> tuple[Scripted, ...]:
     return tuple(Scripted(end, " ".join(_WORDS[:i]), i == len(_WORDS), base, end) for i, end in enumerate(ends, 1))
 
 
-@functools.lru_cache(1_024)
 def _spoken(text: str, start: float, end: float) -> tuple[Word, ...]:
     """Its words, of one length each."""
     texts = text.split()
     step = (end - start) / max(1, len(texts))
     return tuple(Word(t, start + i * step, start + (i + 1) * step, 1.0) for i, t in enumerate(texts))
+
+
+_spoken_before = functools.lru_cache(1_024)(_spoken)
 
 
 class _Player:
@@ -148,6 +150,8 @@ class _Player:
     def __init__(self, script: Script, config: RecognitionConfig, mode: str) -> None:
         self._fault = script.faults[config.attempt] if config.attempt < len(script.faults) else None
         self._config = config
+        # Texts of a script's own may be long: they are not kept.
+        self._speak = _spoken if script.results is not None or mode == "markers" else _spoken_before
         self._samples = 0
         self._reader = MarkerReader(config.sample_rate) if mode == "markers" else None
         self._results = script.following(config.start)
@@ -214,7 +218,9 @@ class _Player:
     def _result(self, scripted: Scripted) -> Result:
         start = max(0.0, scripted.start - self._config.start)
         end = max(start, scripted.end - self._config.start)
-        words = _spoken(scripted.text, start, end) if scripted.is_final and self._config.words else ()
+        words: tuple[Word, ...] = ()
+        if scripted.is_final and self._config.words:
+            words = self._speak(scripted.text, start, end)
         return Result(
             scripted.text,
             scripted.is_final,
