@@ -82,14 +82,22 @@ class HttpProtocol(HttpToolsProtocol):
             return
         before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before:
-            self._cycles.append(self.cycle)
+        if (cycle := self.cycle) is not before:
+            self._cycles.append(cycle)
+            # An answer that does not wait for the body ends the connection, and says so: a client that has sent all of
+            # it would send the next request on it, too.
+            cycle.default_headers = [*cycle.default_headers, (b"connection", b"close")]
+            cycle.transport = _Ending(self)  # type: ignore[assignment] # all that it is used for is there
         if len(self.pipeline) > PIPELINED:
             self.refuse(400, "bad_message", "too many requests are sent ahead")
 
     def on_message_complete(self) -> None:
         """The next head may follow."""
         super().on_message_complete()
+        cycle: RequestResponseCycle | None = self.cycle  # none of an upgrade
+        if cycle is not None and isinstance(cycle.transport, _Ending) and not cycle.response_started:
+            cycle.default_headers = self.server_state.default_headers
+            cycle.transport = self.transport
         self._bodies += 1
         self._in_head = True
         self._head = 0
@@ -98,7 +106,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Close after a response that did not wait for its request's body: that may have no end."""
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         if self.cycle.response_complete and self.cycle.more_body and not self._in_head:
-            self.hang_up()
+            if not self._done:
+                self.hang_up()
         elif self._in_head and not self._cycles:
             self._arm()
         super().on_response_complete()
@@ -160,3 +169,19 @@ class HttpProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+class _Ending:
+    """The transport of an answer while its request is still coming: closing waits until the answer is surely read."""
+
+    def __init__(self, protocol: HttpProtocol) -> None:
+        self._protocol = protocol
+
+    def write(self, data: bytes) -> None:
+        self._protocol.transport.write(data)
+
+    def close(self) -> None:
+        self._protocol.hang_up()
+
+    def is_closing(self) -> bool:
+        return self._protocol.transport.is_closing()

@@ -210,3 +210,20 @@ async def test_a_body_without_end_does_not_keep_the_connection(plain: str) -> No
         outcome = await wire.response()
         assert outcome.status == 405
         assert (await wire.finish()).ended
+
+
+async def test_an_answer_that_does_not_wait_for_the_body_says_that_it_ends_the_connection(plain: str) -> None:
+    """Else a client that has sent it all takes the connection for one that it may use again."""
+    head = b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+    async with Wire.open(plain) as wire:
+        await wire.send(head)
+        outcome = await wire.response()
+        assert (outcome.status, outcome.headers["connection"]) == (405, "close")
+        await wire.send(b"hello" + head)
+        assert (await wire.finish()).ended
+    async with Wire.open(plain) as wire:
+        for _ in range(2):
+            await wire.send(head + b"hello")
+            outcome = await wire.response()
+            assert outcome.status == 405
+            assert "connection" not in outcome.headers
