@@ -22,10 +22,10 @@ run: $(VENV)/run.stamp $(patsubst %,$(VENV)/extra-%.stamp,$(EXTRAS))
 demo: $(VENV)/run.stamp
 	$(BIN)/stt-bridge demo
 
-# Tests that look at no clock run two at a time; the others have the machine to themselves.
+# Two at a time: most of them wait. Those that look at the clock run beside their like, not beside those that compute.
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TOGETHER)
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(TOGETHER))
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(TOGETHER)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix --ignore=,$(TOGETHER))
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
