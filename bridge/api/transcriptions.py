@@ -83,7 +83,7 @@ def parse(query: Mapping[str, str], models: Models) -> Wanted:
 @contextlib.asynccontextmanager
 async def _audio(request: Request, bodies: Bodies, wanted: Wanted) -> AsyncIterator[tuple[Spooled, Wanted]]:
     """The body, or the `file` of a form that was sent all the same."""
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         async with bodies.form(request) as form:
             file = form.file("file")
             if file is None:

@@ -34,8 +34,9 @@ EXIT_SECONDS: Final = 2.0
 """The zygote has nothing to save."""
 STALL_SECONDS: Final = 30.0
 """A child that says nothing for so long, although somebody reads, is ended."""
-CHILDREN: Final = 64
-"""Files decoded at once. A child that waits for its reader takes 10 MB and no processor time."""
+CHILDREN: Final = max(4, min(64, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**29))
+"""Files decoded at once. A child that waits for its reader takes 10 MB and no processor time, but a file that is made
+for it may have one take 200 MB: all together not half of the machine's memory."""
 WAIT_SECONDS: Final = 20.0
 """A file waits so long for a child; short files are decoded in milliseconds."""
 IDLE_CHILDREN: Final = 8

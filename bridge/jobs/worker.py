@@ -42,8 +42,8 @@ BEATS: Final = 4
 """Renewals within one lease, at least."""
 WAITS: Final = ("store_unavailable", "at_capacity")
 """No fault of the job: it waits for as long as that lasts."""
-FAILURES: Final = 5
-"""Attempts that a job may fail through no fault of its file."""
+FAILURES: Final = 8
+"""Attempts that a job may fail through no fault of its file: an engine has some five minutes to come to."""
 BACKOFF_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 3.0
 """For putting jobs back when the worker stops."""
@@ -306,4 +306,4 @@ async def _within(seconds: float, last: Awaitable[object]) -> None:
 
 def _backoff(failures: int) -> float:
     """Seconds before the next attempt, longer each time, with jitter: an engine that failed many jobs meets few."""
-    return float(min(BACKOFF_SECONDS, 2.0**failures) * random.uniform(0.5, 1.0))  # noqa: S311 - it need not be hard to guess
+    return float(min(BACKOFF_SECONDS, 5 * 3.0**failures) * random.uniform(0.5, 1.0))  # noqa: S311 - it need not be hard to guess
