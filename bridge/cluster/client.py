@@ -66,10 +66,10 @@ class RedisClient:
 
     async def _run(self, calls: Sequence[Call]) -> list[Any]:
         for _ in range(2):
-            pipe = self.redis.pipeline(transaction=False)
-            for script, keys, args in calls:
-                pipe.evalsha(script.sha, len(keys), *keys, *args)
-            answers = await pipe.execute(raise_on_error=False)
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for script, keys, args in calls:
+                    pipe.evalsha(script.sha, len(keys), *keys, *args)
+                answers = await pipe.execute(raise_on_error=False)
             if not any(isinstance(answer, NoScriptError) for answer in answers):
                 break
             for script in {script for script, _, _ in calls}:  # Redis has begun anew

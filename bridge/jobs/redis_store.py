@@ -158,10 +158,10 @@ class RedisJobStore(JobStore):
             if not names:
                 break
             begin += PAGE
-            pipe = redis.pipeline(transaction=False)
-            for name in names:
-                pipe.hgetall(f"{PREFIX}j:{name.decode()}")
-            found = [_job(row) for row in await self._redis.ask(pipe.execute())]
+            async with redis.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.hgetall(f"{PREFIX}j:{name.decode()}")
+                found = [_job(row) for row in await self._redis.ask(pipe.execute())]
             jobs += [job for job in found if job is not None and state in (None, job.state)]
         return jobs[:limit]
 

@@ -30,6 +30,7 @@ from bridge.session.origin import Origin
 from bridge.session.replay import ReplayBuffer
 from bridge.session.stream import BackendStream, Experience, Placed
 from bridge.session.voice import Voice, VoicePolicy
+from bridge.session.whole_stream import WholeStream
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +74,10 @@ class Channel:
         warn: Callable[[str, str], None],
         origin: Origin = Origin(),
         account: Callable[[], Account] = lambda: NOBODY,
+        whole: bool = False,
     ) -> None:
         self._number = number
+        self._whole = whole  # all its audio is here before it runs
         self._session_id = session_id
         self._start = start
         self._language = language
@@ -120,7 +123,7 @@ class Channel:
         self._speech_from = round((speaking or 0.0) * self._rate)
         self._partials = 0  # of the utterance that is going on
         self._attempts = 0  # backend streams opened
-        self._stream: BackendStream | None = None
+        self._stream: BackendStream | WholeStream | None = None
         self._experience: dict[Engine, Experience] = {}
         self._trial: Trial | None = None  # of the stream, as the breaker sees it
 
@@ -277,13 +280,7 @@ class Channel:
             BackendError: it ended before all that it was given was finalized.
         """
         engine = self._seat.engine
-        stream = self._stream = BackendStream(
-            engine,
-            self._buffer,
-            self._experience.setdefault(engine, Experience(engine.capabilities)),
-            stall_seconds=self._limits.stall_seconds,
-            publish=self._take,
-        )
+        stream = self._stream = self._new_stream(engine)
         config = RecognitionConfig(
             sample_rate=self._rate,
             language=self._language,
@@ -311,6 +308,17 @@ class Channel:
         finally:
             trial.closed()
             self._observer.given(engine.name, stream.reader.given / self._rate)
+
+    def _new_stream(self, engine: Engine) -> BackendStream | WholeStream:
+        if self._whole and not self._attempts:
+            return WholeStream(engine, self._buffer, stall_seconds=self._limits.stall_seconds, publish=self._take)
+        return BackendStream(
+            engine,
+            self._buffer,
+            self._experience.setdefault(engine, Experience(engine.capabilities)),
+            stall_seconds=self._limits.stall_seconds,
+            publish=self._take,
+        )
 
     # Its results
 

@@ -297,16 +297,12 @@ class BackendStream:
         return self.reader.place(min(round(seconds * self._rate), self.reader.given), end=end)
 
     def _placed_word(self, word: Word, shift: int | None) -> Word:
+        if shift is not None:
+            return placed_word(word, shift, self._rate)
         rate = self._rate
-        if shift == 0 and _is_rounded(word):
-            return word  # a sample is less than a millisecond: it would come out as it is
-        if shift is None:
-            start = self.reader.place(round(word.start * rate)) / rate
-            end = self.reader.place(round(word.end * rate), end=True) / rate
-        else:
-            start, end = (round(word.start * rate) + shift) / rate, (round(word.end * rate) + shift) / rate
-        confidence = None if word.confidence is None else round(word.confidence, 3)
-        return Word(word.text, round(start, 3), round(max(start, end), 3), confidence, word.speaker)
+        start = self.reader.place(round(word.start * rate)) / rate
+        end = self.reader.place(round(word.end * rate), end=True) / rate
+        return _rounded(word, start, end)
 
     # Watching the clock
 
@@ -369,6 +365,18 @@ class BackendStream:
         if self.reader.awaited or self.reader.flushed > self._buffer.start:
             return self._untouched_seconds
         return None
+
+
+def placed_word(word: Word, shift: int, rate: int) -> Word:
+    """The word of a stream that begins `shift` samples into the session; its times in whole milliseconds."""
+    if shift == 0 and _is_rounded(word):
+        return word  # a sample is less than a millisecond: it would come out as it is
+    return _rounded(word, (round(word.start * rate) + shift) / rate, (round(word.end * rate) + shift) / rate)
+
+
+def _rounded(word: Word, start: float, end: float) -> Word:
+    confidence = None if word.confidence is None else round(word.confidence, 3)
+    return Word(word.text, round(start, 3), round(max(start, end), 3), confidence, word.speaker)
 
 
 def _is_rounded(word: Word) -> bool:

@@ -25,8 +25,6 @@ from bridge.session.voice import VoicePolicy
 
 log = logging.getLogger(__name__)
 
-PIECE_SECONDS: Final = 2.5
-"""That the backend is given at once."""
 _NO_VOICE: Final = VoicePolicy()
 
 
@@ -65,6 +63,7 @@ class Whole:
             advanced=_nothing,
             warn=_unheard,
             account=lambda: account,
+            whole=True,
         )
 
     @property
@@ -106,9 +105,7 @@ class Whole:
     def _take(self, chunks: Iterable[bytes]) -> None:
         now = asyncio.get_running_loop().time()
         if self._start.audio == AudioFormat(Encoding.PCM_S16LE, self._rate):
-            pcm, size = b"".join(chunks), round(PIECE_SECONDS * self._rate) * 2
-            for at in range(0, len(pcm), size):
-                self._channel.append(pcm[at : at + size], now)
+            self._channel.append(b"".join(chunks), now)
         else:
             decoder = StreamDecoder(self._start.audio, self._rate)
             for chunk in chunks:

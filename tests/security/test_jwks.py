@@ -180,7 +180,8 @@ class Publisher:
         self.url = ""
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        with contextlib.suppress(asyncio.IncompleteReadError):  # who asked has gone
+            await reader.readuntil(b"\r\n\r\n")
         self.asked += 1
         if self.stuck is not None:
             await self.stuck.wait()

@@ -19,7 +19,8 @@ from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
 from bridge.session.voice import VoicePolicy
-from bridge.session.whole import PIECE_SECONDS, Whole
+from bridge.session.whole import Whole
+from bridge.session.whole_stream import PIECE_SECONDS
 from tests.session.harness import NonzeroDetection, Observed
 from tests.session.pools import QUICK, failing, function, loaded, scripted
 from tests.wire import markers

@@ -244,11 +244,10 @@ class Announcer:
             self._wake.clear()
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), PUBLISHED_AT_ONCE))]
-                pipe = self._client.pipeline(transaction=False)
-                for channel, message in batch:
-                    pipe.publish(channel, message)
                 try:
-                    async with asyncio.timeout(CONNECT_SECONDS):
+                    async with asyncio.timeout(CONNECT_SECONDS), self._client.pipeline(transaction=False) as pipe:
+                        for channel, message in batch:
+                            pipe.publish(channel, message)
                         following = await pipe.execute()
                 except (RedisError, OSError) as exc:
                     log.debug("passing events were not announced: %s", exc)
