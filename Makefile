@@ -12,7 +12,9 @@ EXTRAS_google-threads := google
 EXTRAS_whisper = whisper $(if $(shell command -v nvidia-smi),cuda)
 EXTRAS = $(EXTRAS_$(or $(BACKEND),$(STT_BACKEND)))
 
-TOGETHER := $(addprefix tests/,audio backends emulator jobs models observe protocols samples security session uploads)
+# Tests that compute, and those that want the machine to themselves; the others are `make test`'s second part.
+COMPUTING := $(addprefix tests/,audio backends emulator jobs models observe protocols samples security session uploads)
+ALONE := $(addprefix tests/,test_hostile.py test_overload.py whisper/test_live.py)
 
 .PHONY: run test check demo bench clean
 
@@ -22,10 +24,11 @@ run: $(VENV)/run.stamp $(patsubst %,$(VENV)/extra-%.stamp,$(EXTRAS))
 demo: $(VENV)/run.stamp
 	$(BIN)/stt-bridge demo
 
-# Two at a time: most of them wait. Those that look at the clock run beside their like, not beside those that compute.
+# Two at a time, since most of them wait; but not those that watch a server's memory, or compute as fast as they can.
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(TOGETHER)
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix --ignore=,$(TOGETHER))
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(COMPUTING)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(COMPUTING) $(ALONE))
+	$(BIN)/python -m pytest $(ALONE)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

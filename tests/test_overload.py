@@ -93,7 +93,7 @@ async def test_a_receiver_that_stops_reading(spawn: Spawn, tmp_path: Path, kind:
         for i in range(1, count + 1)
     ]
     env = engine_env(tmp_path, mode="script", script={"results": results})
-    server = spawn(env | {"STT_SEND_SECONDS": "1", "STT_RESUME_SECONDS": "0"})
+    server = spawn(env | {"STT_SEND_SECONDS": "3", "STT_RESUME_SECONDS": "0"})
     sound = frame(BINARY, bytes(320))  # a hundredth of a second: one result
     async with (
         watched(server) as peak,

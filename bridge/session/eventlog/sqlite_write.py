@@ -9,7 +9,7 @@ rows go in and come out as one JSON text.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -19,8 +19,8 @@ from bridge.session.eventlog.base import Entry, Outcome, encode_event
 from bridge.session.eventlog.codec import encode
 from bridge.session.eventlog.sqlite_tables import PLACES
 
-EVENTS_AT_ONCE: Final = 2_000
-"""In one statement: what gathered while the log was away is not copied as a whole."""
+EVENT_CHARS: Final = 262_144
+"""Of events in one statement, about: what gathered while the log was away, or long texts, are not copied as a whole."""
 
 _KNOWN: Final = (
     "SELECT json_group_array(json_array(session_id, id, owner, epoch, seq)) FROM sessions "
@@ -87,8 +87,8 @@ def write(db: sqlite3.Connection, entries: Sequence[Entry], node: str, now: floa
             sessions[row.id] = (row.id, seq, encode(entry.progress).decode(), entry.backend, code)
             known[entry.session_id] = row._replace(seq=seq)
             outcomes.append(Outcome.WRITTEN)
-    for start in range(0, len(events), EVENTS_AT_ONCE):
-        db.execute(_EVENTS, (_json(events[start : start + EVENTS_AT_ONCE]),))
+    for some in _portions(events):
+        db.execute(_EVENTS, (_json(some),))
     if sessions:
         db.execute(_SESSIONS, (now, _json(sessions.values())))
     return outcomes
@@ -98,6 +98,19 @@ def _following(entry: Entry, seq: int) -> list[LastingEvent] | None:
     """The entry's events behind the number that the log has; None if they leave a gap."""
     new = {event.seq: event for event in entry.events if event.seq is not None and event.seq > seq}
     return list(new.values()) if list(new) == list(range(seq + 1, seq + 1 + len(new))) else None
+
+
+def _portions(events: Iterable[tuple[int, str, str]]) -> Iterator[list[tuple[int, str, str]]]:
+    some: list[tuple[int, str, str]] = []
+    chars = 0
+    for event in events:
+        some.append(event)
+        chars += len(event[2])
+        if chars >= EVENT_CHARS:
+            yield some
+            some, chars = [], 0
+    if some:
+        yield some
 
 
 def _json(values: Iterable[Any]) -> str:

@@ -114,7 +114,7 @@ def test_a_session_may_stand_in_a_batch_twice(db: sqlite3.Connection) -> None:
 
 
 def test_more_events_than_fit_in_one_statement(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_write, "EVENTS_AT_ONCE", 7)
+    monkeypatch.setattr(sqlite_write, "EVENT_CHARS", 700)
     assert write(db, [entry("s0", *finals(1, 30)), entry("s1", *finals(1, 20))], "here", 1.0) == [Outcome.WRITTEN] * 2
     assert db.execute("SELECT count(DISTINCT place) FROM events").fetchone() == (50,)
 
