@@ -316,4 +316,4 @@ async def test_a_thousand_files_leave_nothing_behind(decoder: MediaDecoder) -> N
     await asyncio.gather(*(some(number) for number in range(8)))
     await until(lambda: len(workers(decoder)) <= 4)
     assert descriptors() - before <= 8  # those that wait for a file, and what others opened; not 1,000
-    assert "Z" not in {state(process) for process in workers(decoder)}
+    await until(lambda: "Z" not in {state(process) for process in workers(decoder)})

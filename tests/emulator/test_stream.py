@@ -140,7 +140,7 @@ async def test_the_longest_stream_by_its_audio(client: Client) -> None:
 
 async def test_the_longest_stream_by_the_clock(client: Client) -> None:
     """305 and 300 s, at a clock that runs 1,000 times faster; sends audio all the time."""
-    async with emulating(limited(speed=1_000, audio_timeout=100)) as emulator, client.call(emulator.address) as call:
+    async with emulating(limited(speed=1_000, audio_timeout=280)) as emulator, client.call(emulator.address) as call:
         await call.send(client.config())
         began = asyncio.get_running_loop().time()
         waiting = asyncio.create_task(call.rest())
