@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -25,6 +26,25 @@ PATIENCE: Final = 30.0
 WRITERS: Final = 2
 SHORT: Final = 500
 """Segments that are written out at once, in some milliseconds; longer transcripts are work for a thread."""
+REFUSALS: Final = (
+    "bad_request",
+    "unknown_backend",
+    "unsupported_language",
+    "unsupported_audio",
+    "undecodable_audio",
+    "bad_audio",
+    "audio_too_long",
+    "too_large",
+    "body_timeout",
+    "quota_exceeded",
+    "not_ready",
+    "store_unavailable",
+    "backend_rejected",
+    "backend_failed",
+    "backend_misconfigured",
+    "backend_stalled",
+)
+"""Why a file may not be heard, besides what any route may answer."""
 
 T = TypeVar("T")
 
@@ -119,16 +139,16 @@ class Hearing:
             return await asyncio.to_thread(write)
 
 
-class Narrator:
+class Narrator(ABC):
     """Tells a transcript as it goes on. Raising `BridgeError` ends it."""
 
+    @abstractmethod
     def final(self, segment: Segment) -> Sequence[Event]:
         """The events of one more final."""
-        raise NotImplementedError
 
+    @abstractmethod
     def done(self, heard: Heard) -> Sequence[Event]:
         """Those of the end."""
-        raise NotImplementedError
 
 
 class Collected:

@@ -17,7 +17,7 @@ from bridge.api.bodies import Spooled
 from bridge.api.door import Door
 from bridge.api.formats import PRIVATE
 from bridge.api.forms import Form
-from bridge.api.hearing import Hearing, Wanted
+from bridge.api.hearing import REFUSALS, Hearing, Wanted
 from bridge.api.language_names import language_tag
 from bridge.api.models import Models
 from bridge.api.openai_errors import BadFieldError, openai_refusals
@@ -60,7 +60,7 @@ def router(hearing: Hearing, models: Models, door: Door) -> APIRouter:
         openapi_extra={"requestBody": _REQUEST_BODY},
         responses={
             200: {"description": "The transcript, in the format that was asked for.", "content": _ANSWERS},
-            **openai_refusals(*_REFUSALS),
+            **openai_refusals(*REFUSALS),
         },
     )
     async def transcriptions(request: Request) -> Response:
@@ -163,24 +163,6 @@ def _phrases(form: Form) -> tuple[str, ...]:
     return tuple(dict.fromkeys(short))[:PHRASES]
 
 
-_REFUSALS: Final = (
-    "bad_request",
-    "unknown_backend",
-    "unsupported_language",
-    "unsupported_audio",
-    "undecodable_audio",
-    "bad_audio",
-    "audio_too_long",
-    "too_large",
-    "body_timeout",
-    "quota_exceeded",
-    "not_ready",
-    "store_unavailable",
-    "backend_rejected",
-    "backend_failed",
-    "backend_misconfigured",
-    "backend_stalled",
-)
 _ANSWERS: Final[dict[str, Any]] = {
     "application/json": {
         "examples": {

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from bridge.api import formats
 from bridge.api.bodies import Bodies, Spooled
 from bridge.api.door import Door
-from bridge.api.hearing import Heard, Hearing, Narrator, Wanted
+from bridge.api.hearing import REFUSALS, Heard, Hearing, Narrator, Wanted
 from bridge.api.models import Models
 from bridge.api.plain_route import PlainRoute
 from bridge.api.refusals import refusals
@@ -41,7 +41,7 @@ def router(hearing: Hearing, models: Models, door: Door) -> APIRouter:
         openapi_extra={"requestBody": _REQUEST_BODY, "parameters": _PARAMETERS},
         responses={
             200: {"description": "The transcript, in the format that was asked for.", "content": _ANSWERS},
-            **refusals(*_REFUSALS),
+            **refusals(*REFUSALS),
         },
     )
     async def transcribe(request: Request) -> Response:
@@ -129,24 +129,6 @@ def _event(name: str, data: dict[str, Any]) -> Event:
     return Event(json.dumps(data, ensure_ascii=False, separators=(",", ":")), name)
 
 
-_REFUSALS: Final = (
-    "bad_request",
-    "unknown_backend",
-    "unsupported_language",
-    "unsupported_audio",
-    "undecodable_audio",
-    "bad_audio",
-    "audio_too_long",
-    "too_large",
-    "body_timeout",
-    "quota_exceeded",
-    "not_ready",
-    "store_unavailable",
-    "backend_rejected",
-    "backend_failed",
-    "backend_misconfigured",
-    "backend_stalled",
-)
 _EXAMPLE: Final = {
     "text": "hello",
     "segments": [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
@@ -89,17 +90,7 @@ class WholeStream:
         if result.words:
             words = tuple([placed_word(word, 0, self._rate) for word in result.words])
             if words != result.words:
-                result = Result(
-                    result.text,
-                    result.is_final,
-                    result.start,
-                    result.end,
-                    words,
-                    result.stability,
-                    result.confidence,
-                    result.language,
-                    result.committed,
-                )
+                result = dataclasses.replace(result, words=words)
         self._publish(Placed(result, start, end, end))
         if result.is_final:
             self._start = end

@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 
 from backends.base import Word
 from bridge.api import sessions
@@ -19,12 +17,11 @@ from bridge.api.door import Door
 from bridge.errors import BridgeError
 from bridge.protocols.events import Final
 from bridge.protocols.native import MAX_SESSION_ID_CHARS
-from bridge.routes import answer, answer_http
 from bridge.security.auth import Gatekeeper
 from bridge.security.entrance import Entrance
 from bridge.security.tokens import TokenIssuer, TokenVerifier
 from bridge.session.directory import SessionState, can_be_session
-from bridge.transports.server import listen, make_server
+from tests.api.served import served
 from tests.wire import LIMIT, Answer, get
 
 SECRET = "s" * 32
@@ -78,27 +75,8 @@ class Directory:
 @contextlib.asynccontextmanager
 async def serving(directory: Directory, gatekeeper: Gatekeeper) -> AsyncIterator[str]:
     """The routes on a real server."""
-    app = FastAPI()
-    app.include_router(sessions.router(directory, Door(Entrance(gatekeeper))))
-    app.add_exception_handler(BridgeError, answer)
-    app.add_exception_handler(HTTPException, answer_http)
-
-    async def drain() -> None:
-        return
-
-    server = make_server(
-        app,
-        drain=drain,
-        max_message_bytes=1_024,
-        ping_seconds=30,
-        ping_timeout_seconds=30,
-        shutdown_seconds=1,
-    )
-    listener = listen("127.0.0.1", 0)
-    async with asyncio.timeout(LIMIT), asyncio.TaskGroup() as group:
-        group.create_task(server.serve([listener]))
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.stop()
+    async with asyncio.timeout(LIMIT), served(sessions.router(directory, Door(Entrance(gatekeeper)))) as url:
+        yield url
 
 
 @pytest.fixture

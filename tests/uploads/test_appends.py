@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -15,32 +13,11 @@ from bridge.uploads.appends import PIECE_BYTES
 from bridge.uploads.blobs import BlobStore, Readable
 from bridge.uploads.desk import UploadDesk
 from bridge.uploads.models import Status
-from bridge.uploads.urls import open_blobs
 from tests.uploads.fakes import Intake, at_desk, sha256, stored
 from tests.uploads.test_chunks import refuses
 from tests.wire import LIMIT
 
 ME = "key-me"
-
-
-@pytest.fixture(params=["folder", "memory"])
-async def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
-    where = str(tmp_path / "blobs") if request.param == "folder" else f"memory://{secrets.token_hex(8)}"
-    store = open_blobs(where)
-    await store.open()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-def intake() -> Intake:
-    return Intake()
-
-
-@pytest.fixture
-async def desk(blobs: BlobStore, intake: Intake) -> AsyncIterator[UploadDesk]:
-    async with at_desk(blobs, intake) as desk:
-        yield desk
 
 
 class Body:

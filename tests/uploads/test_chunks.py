@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import random
-import secrets
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -27,26 +26,6 @@ from tests.wire import LIMIT, eventually
 ME = "key-me"
 DATA = [os.urandom(size) for size in (1_000, 0, 3, 70_000, 1_000, 5)]
 FILE = b"".join(DATA)
-
-
-@pytest.fixture(params=["folder", "memory"])
-async def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
-    where = str(tmp_path / "blobs") if request.param == "folder" else f"memory://{secrets.token_hex(8)}"
-    store = open_blobs(where)
-    await store.open()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-def intake() -> Intake:
-    return Intake()
-
-
-@pytest.fixture
-async def desk(blobs: BlobStore, intake: Intake) -> AsyncIterator[UploadDesk]:
-    async with at_desk(blobs, intake) as desk:
-        yield desk
 
 
 async def send(
@@ -302,6 +281,9 @@ async def test_a_client_that_does_not_wait(desk: UploadDesk, blobs: BlobStore, i
         await sending
     intake.gate.set()
     await eventually(lambda: bool(intake.jobs))  # without anybody's asking for it
+    async with asyncio.timeout(LIMIT):  # what came of it is written down after that, and the pieces go
+        while (await desk.chunked.status(ME, "up")).state == "open" or await blobs.folders("uploads"):
+            await asyncio.sleep(0.01)
     await assert_arrived(await desk.chunked.status(ME, "up"), blobs, intake, b"all")
     assert intake.taken == 1
 
