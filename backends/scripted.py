@@ -204,7 +204,7 @@ class _Player:
             self._next = next(self._results, None)  # belongs to the utterance that is closed here
         if self._open is not None:
             said, self._open = self._open, None
-            return self._noted([self._result(dataclasses.replace(said, is_final=True, end=now))])
+            return self._noted([self._result(Scripted(now, said.text, True, said.start, now))])
         return self._noted([Result("", True, self._covered, self._now)]) if self._covered < self._now else []
 
     def _noted(self, results: list[Result]) -> list[Result]:

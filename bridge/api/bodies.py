@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import logging
 import os
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Final, TypeVar, cast
+from typing import IO, Final, TypeVar
 
 from fastapi import Request
 from starlette.types import Message, Receive
@@ -57,12 +58,25 @@ class Spooled:
         """What its sender calls it, for messages; never a path of this machine."""
         self.size = 0
         """Bytes."""
-        self.file: tempfile.SpooledTemporaryFile[bytes] = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
-        """In memory, or on disk without a name there."""
         self._bodies = bodies
-        self._waiting: list[bytes] = []  # for the disk
-        self._waiting_bytes = 0
+        self._held: bytes | bytearray = b""  # in memory; of a file that is on disk, what waits for it
+        self._file: IO[bytes] | None = None
         self._on_disk = False
+
+    @property
+    def content(self) -> IO[bytes] | bytes:
+        """All of it: as it is where it is in memory, else as `file`. Once it is whole."""
+        if self._file is not None:
+            return self._file
+        return self._held if isinstance(self._held, bytes) else bytes(self._held)
+
+    @property
+    def file(self) -> IO[bytes]:
+        """It as a file: in memory, or on disk without a name there. Once it is whole."""
+        if self._file is None:
+            self._file = io.BytesIO(self._held)
+            self._held = b""
+        return self._file
 
     async def write(self, data: bytes) -> None:
         """Append.
@@ -71,13 +85,13 @@ class Spooled:
             BridgeError: `store_unavailable`.
         """
         self.size += len(data)
-        if not self._on_disk and self.size <= MEMORY_BYTES:
-            self.file.write(data)
-            return
-        self._on_disk = True
-        self._waiting.append(data)
-        self._waiting_bytes += len(data)
-        if self._waiting_bytes >= WRITE_BYTES:
+        if not self._held:
+            self._held = data  # most often there is one piece, which is all
+        else:
+            if isinstance(self._held, bytes):
+                self._held = bytearray(self._held)
+            self._held += data
+        if self.size > MEMORY_BYTES and (not self._on_disk or len(self._held) >= WRITE_BYTES):
             await self._to_disk()
 
     async def finish(self) -> None:
@@ -86,44 +100,52 @@ class Spooled:
         Raises:
             BridgeError: `store_unavailable`.
         """
-        if self._waiting:
+        if self._on_disk and self._held:
             await self._to_disk()
-        if self._on_disk:
-            await self._bodies.on_disk(self.file.flush)
-        self.file.seek(0)
 
     async def close(self) -> None:
         """Forget it."""
-        self._waiting.clear()
+        self._held = b""
+        if self._file is None:
+            return
         if self._on_disk and not self._bodies.closed:
-            await self._bodies.on_disk(self.file.close)  # freeing gigabytes takes its time
+            await self._bodies.on_disk(self._file.close)  # freeing gigabytes takes its time
         else:
-            self.file.close()
+            self._file.close()
 
     async def _to_disk(self) -> None:
-        data, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
+        self._on_disk = True
+        data, self._held = self._held, b""
         try:
-            await self._bodies.on_disk(lambda: _append(self.file, data))
+            await self._bodies.on_disk(lambda: self._append(data))
         except OSError as exc:
             log.error("a request's body cannot be kept: %s", exc)  # noqa: TRY400 - the reason is enough
             raise BridgeError("store_unavailable", "the server has no room for files now", retry_after=60) from None
 
+    def _append(self, data: bytes | bytearray) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - `close` ends it
+        self._file.seek(0, io.SEEK_END)
+        self._file.write(data)
+        self._file.flush()
+        self._file.seek(0)
+        space = os.fstatvfs(self._file.fileno())
+        if space.f_bavail * space.f_frsize < DISK_MARGIN:
+            raise OSError(errno.ENOSPC, "the disk is nearly full")
+
 
 class _Reading:
-    """One body that is being read: whom a newcomer may ask to give way.
+    """One body that is being read: whom a newcomer may ask to give way, and who takes too long."""
 
-    One timer looks after all its waits: most bodies are here in some milliseconds, and a timer for each piece of one
-    would cost more than the piece.
-    """
+    __slots__ = ("_loop", "_over", "_since", "_task", "_waited", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.size = 0
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._waited = 0.0  # seconds, for the client, before the present wait
         self._task: asyncio.Task[object] | None = None  # that waits now
         self._since = 0.0  # when that began
         self._over = False
-        self._timer: asyncio.TimerHandle | None = None
 
     async def wait(self, receive: Receive) -> Message:
         """The next of the body.
@@ -134,8 +156,6 @@ class _Reading:
         task = self._task = asyncio.current_task()
         cancelling = 0 if task is None else task.cancelling()
         self._since = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._left(), self._look)
         try:
             return await receive()
         except asyncio.CancelledError:
@@ -159,25 +179,17 @@ class _Reading:
             self._over = True
             self._task.cancel()
 
-    def close(self) -> None:
-        """Nobody waits any more."""
-        if self._timer is not None:
-            self._timer.cancel()
+    def look(self, now: float) -> float:
+        """End it if its client takes too long for its next bytes, or has taken too long for all of them.
 
-    def _left(self) -> float:
-        """How long the client may take for its next bytes, from when they were first waited for."""
-        return min(IDLE_SECONDS, max(IDLE_SECONDS, self.size / SLOWEST) - self._waited)
-
-    def _look(self) -> None:
-        """Whether the client takes too long for its next bytes, or has taken too long for all of them."""
-        self._timer = None
-        if self._task is None:
-            return
-        left = self._left() - (self._loop.time() - self._since)
-        if left > 0:
-            self._timer = self._loop.call_later(max(LEAST_LOOK_SECONDS, left), self._look)
-        else:
-            self.end()
+        Returns after how many seconds to look again.
+        """
+        left = min(IDLE_SECONDS, max(IDLE_SECONDS, self.size / SLOWEST) - self._waited)
+        if self._task is not None:
+            left -= now - self._since
+            if left <= 0:
+                self.end()
+        return max(LEAST_LOOK_SECONDS, left)
 
 
 class Bodies:
@@ -191,6 +203,7 @@ class Bodies:
         """Whether no thread works for them any more."""
         self._max_bodies = max_bodies
         self._reading: set[_Reading] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="bodies")
 
     async def close(self) -> None:
@@ -213,28 +226,16 @@ class Bodies:
             await asyncio.wait({future})
             raise
 
-    @contextlib.asynccontextmanager
-    async def stream(self, request: Request, limit: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+    def stream(
+        self, request: Request, limit: int | None = None
+    ) -> contextlib.AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """The body as it comes, at most `limit` bytes (None: `max_bytes`); nothing of it is kept.
 
         Raises:
-            BridgeError: `too_large`, `at_capacity`; while it is read also `body_timeout`, which is a body that broke
-                off, too.
+            BridgeError: by the context, `too_large` or `at_capacity`; while it is read also these or `body_timeout`,
+                which is a body that broke off, too.
         """
-        limit = self.max_bytes if limit is None else limit
-        if _declared(request) > limit:
-            raise _too_large(limit)
-        self._make_room()
-        self.count += 1
-        reading = _Reading()
-        self._reading.add(reading)
-        try:
-            async with contextlib.aclosing(_chunks(request, limit, reading)) as chunks:
-                yield chunks
-        finally:
-            reading.close()
-            self._reading.discard(reading)
-            self.count -= 1
+        return _Body(self, request, self.max_bytes if limit is None else limit)
 
     async def read(self, request: Request, limit: int = 65_536) -> bytes:
         """A small body, whole: JSON.
@@ -245,22 +246,13 @@ class Bodies:
         async with self.stream(request, limit) as chunks:
             return b"".join([chunk async for chunk in chunks])
 
-    @contextlib.asynccontextmanager
-    async def file(self, request: Request, name: str = "audio") -> AsyncIterator[Spooled]:
+    def file(self, request: Request, name: str = "audio") -> contextlib.AbstractAsyncContextManager[Spooled]:
         """The body as a file.
 
         Raises:
-            BridgeError: as `stream`, or `store_unavailable`.
+            BridgeError: by the context, as `stream`, or `store_unavailable`.
         """
-        spooled = Spooled(self, name)
-        try:
-            async with self.stream(request) as chunks:
-                async for chunk in chunks:
-                    await spooled.write(chunk)
-                await spooled.finish()
-                yield spooled
-        finally:
-            await spooled.close()
+        return _FileBody(_Body(self, request, self.max_bytes), Spooled(self, name))
 
     @contextlib.asynccontextmanager
     async def form(self, request: Request) -> AsyncIterator[Form]:
@@ -285,29 +277,103 @@ class Bodies:
         stack.push_async_callback(spooled.close)
         return spooled
 
-    def _make_room(self) -> None:
-        if self.count < self._max_bodies:
-            return
-        now = asyncio.get_running_loop().time()
-        slowest = min(self._reading, key=lambda reading: reading.rate(now), default=None)
-        if slowest is None or slowest.rate(now) >= GIVES_WAY_RATE:
-            raise BridgeError("at_capacity", "as many files as may be are being read", retry_after=RETRY_SECONDS)
-        slowest.end()
+    def begin(self, reading: _Reading) -> None:
+        """A body is to be read.
+
+        Raises:
+            BridgeError: `at_capacity`.
+        """
+        if self.count >= self._max_bodies:
+            now = asyncio.get_running_loop().time()
+            slowest = min(self._reading, key=lambda reading: reading.rate(now), default=None)
+            if slowest is None or slowest.rate(now) >= GIVES_WAY_RATE:
+                raise BridgeError("at_capacity", "as many files as may be are being read", retry_after=RETRY_SECONDS)
+            slowest.end()
+        self.count += 1
+        self._reading.add(reading)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._look)
+
+    def arrived(self, reading: _Reading) -> None:
+        """All of it is here: nobody waits for its client any more."""
+        self._reading.discard(reading)
+
+    def end(self, reading: _Reading) -> None:
+        """It is worked on no more."""
+        self.count -= 1
+        self._reading.discard(reading)
+
+    def _look(self) -> None:
+        """Look after all that are being read. One timer: a body's own would cost as much as its bytes."""
+        self._timer = None
+        if self._reading:
+            loop = asyncio.get_running_loop()
+            now = loop.time()
+            self._timer = loop.call_later(min(reading.look(now) for reading in self._reading), self._look)
 
 
-async def _chunks(request: Request, limit: int, reading: _Reading) -> AsyncGenerator[bytes]:
-    while True:
-        message = await reading.wait(request.receive)
-        if message["type"] == "http.disconnect":
-            raise BridgeError("body_timeout", "the body broke off")
-        chunk: bytes = message.get("body", b"")
-        reading.size += len(chunk)
-        if reading.size > limit:
-            raise _too_large(limit)
-        if chunk:
-            yield chunk
-        if not message.get("more_body", False):
-            return
+class _Body(contextlib.AbstractAsyncContextManager[AsyncIterator[bytes]]):
+    """What `Bodies.stream` gives. No generator: they are felt by short files, of which there are many."""
+
+    def __init__(self, bodies: Bodies, request: Request, limit: int) -> None:
+        self._bodies = bodies
+        self._request = request
+        self._limit = limit
+        self._reading = _Reading(asyncio.get_running_loop())
+        self._ended = False
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        if _declared(self._request) > self._limit:
+            raise _too_large(self._limit)
+        self._bodies.begin(self._reading)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._bodies.end(self._reading)
+        self._ended = True
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        reading = self._reading
+        while not self._ended:
+            message = await reading.wait(self._request.receive)
+            if message["type"] == "http.disconnect":
+                raise BridgeError("body_timeout", "the body broke off")
+            chunk: bytes = message.get("body", b"")
+            reading.size += len(chunk)
+            if reading.size > self._limit:
+                raise _too_large(self._limit)
+            if not message.get("more_body", False):
+                self._ended = True
+                self._bodies.arrived(reading)
+            if chunk:
+                return chunk
+        raise StopAsyncIteration
+
+
+class _FileBody(contextlib.AbstractAsyncContextManager[Spooled]):
+    """What `Bodies.file` gives."""
+
+    def __init__(self, body: _Body, spooled: Spooled) -> None:
+        self._body = body
+        self._spooled = spooled
+
+    async def __aenter__(self) -> Spooled:
+        chunks = await self._body.__aenter__()
+        try:
+            async for chunk in chunks:
+                await self._spooled.write(chunk)
+            await self._spooled.finish()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self._spooled
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._body.__aexit__()
+        await self._spooled.close()
 
 
 def _declared(request: Request) -> int:
@@ -318,10 +384,3 @@ def _declared(request: Request) -> int:
 
 def _too_large(limit: int) -> BridgeError:
     return BridgeError("too_large", f"the body is larger than {limit} bytes")
-
-
-def _append(file: tempfile.SpooledTemporaryFile[bytes], data: bytes) -> None:
-    file.write(data)  # moves to the disk what has been in memory
-    space = os.fstatvfs(cast("IO[bytes]", file).fileno())
-    if space.f_bavail * space.f_frsize < DISK_MARGIN:
-        raise OSError(errno.ENOSPC, "the disk is nearly full")

@@ -78,7 +78,7 @@ class Hearing:
 
     def _open(self, audio: Spooled, wanted: Wanted, caller: Caller, protocol: str) -> AbstractAsyncContextManager[Run]:
         return self._batch.open(
-            audio.file,
+            audio.content,
             audio.name,
             wanted.start,
             protocol,
@@ -96,7 +96,7 @@ class Hearing:
         """
         async with present(request):
             said = await self._batch.whole(
-                audio.file,
+                audio.content,
                 audio.name,
                 wanted.start,
                 protocol,
@@ -106,12 +106,14 @@ class Hearing:
                 account=caller.account,
             )
         language = next((final.language for final in said.finals if final.language), said.language)
-        return Heard([Segment.of(final) for final in said.finals], said.seconds, language, said.backend)
+        segments = [Segment(f.text, f.start, f.end, f.words, f.confidence) for f in said.finals]
+        return Heard(segments, said.seconds, language, said.backend)
 
     async def events(
         self,
         request: Request,
-        source: AbstractAsyncContextManager[tuple[Spooled, Wanted]],
+        source: AbstractAsyncContextManager[Spooled],
+        wanted: Wanted,
         caller: Caller,
         protocol: str,
         narrator: Narrator,
@@ -119,7 +121,7 @@ class Hearing:
         """The same as it becomes known, for an `EventStream`, which sees to it that the client is there."""
         collected = Collected()
         async with contextlib.AsyncExitStack() as stack:
-            audio, wanted = await stack.enter_async_context(source)
+            audio = await stack.enter_async_context(source)
             async with present(request):
                 run = await stack.enter_async_context(self._open(audio, wanted, caller, protocol))
             yield OPEN

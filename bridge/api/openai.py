@@ -78,8 +78,8 @@ def router(hearing: Hearing, models: Models, door: Door) -> APIRouter:
                 return Response(document, media_type=FORMATS[asked.response_format], headers=PRIVATE)
             kept = stack.pop_all()
         narrator = OpenAINarrator(diarized=asked.response_format == "diarized_json")
-        source = _kept(kept, asked.file, asked.wanted)
-        return EventStream(hearing.events(request, source, caller, PROTOCOL, narrator), stream_failed)
+        source = _kept(kept, asked.file)
+        return EventStream(hearing.events(request, source, asked.wanted, caller, PROTOCOL, narrator), stream_failed)
 
     @routes.api_route(PATH, methods=["GET", "DELETE"], include_in_schema=False)
     async def nothing_else(_: Request) -> Response:
@@ -90,11 +90,9 @@ def router(hearing: Hearing, models: Models, door: Door) -> APIRouter:
 
 
 @contextlib.asynccontextmanager
-async def _kept(
-    stack: contextlib.AsyncExitStack, file: Spooled, wanted: Wanted
-) -> AsyncIterator[tuple[Spooled, Wanted]]:
+async def _kept(stack: contextlib.AsyncExitStack, file: Spooled) -> AsyncIterator[Spooled]:
     async with stack:
-        yield file, wanted
+        yield file
 
 
 def parse(form: Form, models: Models) -> Asked:

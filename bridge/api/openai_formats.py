@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from bridge.api.hearing import Heard, Narrator
 from bridge.api.language_names import language_name
@@ -186,4 +187,4 @@ def _event(data: dict[str, Any]) -> Event:
 
 
 def _json(data: dict[str, Any]) -> str:
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return msgspec.json.encode(data).decode()

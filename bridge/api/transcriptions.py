@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +29,7 @@ from bridge.transcript import FORMATS, Segment, segment_object, to_object
 PATH: Final = "/v1/transcribe"
 PROTOCOL: Final = "http"
 _START_FIELDS: Final = ("language", "phrases", "words", "encoding", "sample_rate", "channels", "denoise")
+_UNHEARD: Final = {"partials": "false"}
 _RAW_FIELDS: Final = ("encoding", "sample_rate", "channels")
 
 
@@ -50,10 +52,10 @@ def router(hearing: Hearing, models: Models, door: Door) -> APIRouter:
         query = request.query_params
         wanted = parse(query, models)
         kind = formats.chosen(request, query.get("format"))
-        source = _audio(request, hearing.bodies, wanted)
+        source = _audio(request, hearing.bodies)
         if query.get("stream", "false").lower() in {"true", "1"}:
-            return EventStream(hearing.events(request, source, caller, PROTOCOL, _Story()), failed)
-        async with source as (audio, _):
+            return EventStream(hearing.events(request, source, wanted, caller, PROTOCOL, _Story()), failed)
+        async with source as audio:
             heard = await hearing.whole(request, audio, wanted, caller, PROTOCOL)
         document = await hearing.written(heard, lambda: written(heard, kind))
         return Response(document, media_type=formats.TYPES[kind], headers=formats.PRIVATE)
@@ -69,7 +71,7 @@ def parse(query: Mapping[str, str], models: Models) -> Wanted:
     """
     fields = {name: query[name] for name in _START_FIELDS if name in query}
     try:
-        start = NativeCodec(fields).opening()
+        start = NativeCodec(fields | _UNHEARD).opening()
     except BridgeError as exc:
         if exc.code == "bad_start":
             raise BridgeError("bad_request", str(exc)) from None
@@ -80,18 +82,20 @@ def parse(query: Mapping[str, str], models: Models) -> Wanted:
     return Wanted(start, None if raw and raw.encoding is Encoding.AUTO else raw, models.backend(query.get("model")))
 
 
-@contextlib.asynccontextmanager
-async def _audio(request: Request, bodies: Bodies, wanted: Wanted) -> AsyncIterator[tuple[Spooled, Wanted]]:
+def _audio(request: Request, bodies: Bodies) -> AbstractAsyncContextManager[Spooled]:
     """The body, or the `file` of a form that was sent all the same."""
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        async with bodies.form(request) as form:
-            file = form.file("file")
-            if file is None:
-                raise BridgeError("bad_request", "send the audio as the body, or as the field `file` of a form")
-            yield file, wanted
-    else:
-        async with bodies.file(request) as file:
-            yield file, wanted
+        return _of_form(request, bodies)
+    return bodies.file(request)
+
+
+@contextlib.asynccontextmanager
+async def _of_form(request: Request, bodies: Bodies) -> AsyncIterator[Spooled]:
+    async with bodies.form(request) as form:
+        file = form.file("file")
+        if file is None:
+            raise BridgeError("bad_request", "send the audio as the body, or as the field `file` of a form")
+        yield file
 
 
 def written(heard: Heard, kind: str) -> str:

@@ -29,8 +29,8 @@ from bridge.errors import BridgeError
 
 log = logging.getLogger(__name__)
 
-File: TypeAlias = "Path | IO[bytes] | tempfile.SpooledTemporaryFile[bytes]"
-"""A name, or an open file: with a descriptor, or not larger than `WHOLE_BYTES`."""
+File: TypeAlias = "Path | IO[bytes] | bytes"
+"""A name, an open file (with a descriptor, or not larger than `WHOLE_BYTES`), or what stands in it."""
 
 WHOLE_BYTES: Final = 2**20
 """An open file up to this size is read at once, where the caller is: it lies in memory, or in the system's cache."""
@@ -104,6 +104,27 @@ class MediaDecoder:
         await self._children.close()
         self._threads.shutdown(wait=False)
 
+    def at_once(
+        self, file: File, name: str, seconds: float, *, raw: AudioFormat | None = None
+    ) -> tuple[AudioFormat, bytes | memoryview] | None:
+        """All the audio of a plain file of at most so many seconds that is in memory. None of any other: `read` that.
+
+        Raises:
+            BridgeError: as `read`.
+        """
+        if not isinstance(file, bytes):
+            return None
+        name = shortened(name)
+        self._limited(len(file), name)
+        plain = self._plain(file[:HEAD_BYTES], len(file), name, raw)
+        if plain is None or plain.duration > seconds:
+            return None
+        self._check_plain(plain, name)
+        if plain.ready:
+            return AudioFormat(Encoding.PCM_S16LE, plain.rate), memoryview(file)[plain.start : plain.start + plain.size]
+        blocks = _blocks(_Content(len(file), data=file), plain)
+        return AudioFormat(Encoding.PCM_S16LE, plain.rate), b"".join(blocks)
+
     @contextlib.asynccontextmanager
     async def read(self, file: File, name: str, *, raw: AudioFormat | None = None) -> AsyncIterator[Media]:
         """The audio of a file while the context lasts. An open file is the caller's, and left at any position.
@@ -118,7 +139,7 @@ class MediaDecoder:
         """
         name = shortened(name)
         async with self._opened(file, name) as content:
-            plain = await self._plain(content, name, raw)
+            plain = self._plain(await self._head(content), content.size, name, raw)
             if plain is not None:
                 self._check_plain(plain, name)
                 chunks = self._read_plain(content, plain)
@@ -139,7 +160,7 @@ class MediaDecoder:
         """
         name = shortened(name)
         async with self._opened(file, name) as content:
-            plain = await self._plain(content, name, None)
+            plain = self._plain(await self._head(content), content.size, name, None)
             if plain is not None:
                 self._check_plain(plain, name)
                 audio = plain.audio
@@ -160,37 +181,42 @@ class MediaDecoder:
                 status = os.fstat(opened[0])
                 if not stat.S_ISREG(status.st_mode):
                     raise BridgeError("unsupported_audio", f"{name}: is not a file")
-                yield self._limited(_Content(status.st_size, fd=opened[0]), name)
+                self._limited(status.st_size, name)
+                yield _Content(status.st_size, fd=opened[0])
             finally:
                 for fd in opened:
                     os.close(fd)
             return
+        if isinstance(file, bytes):
+            self._limited(len(file), name)
+            yield _Content(len(file), data=file)
+            return
         size = file.seek(0, io.SEEK_END) or file.tell()
+        self._limited(size, name)
         if size <= WHOLE_BYTES:
             file.seek(0)
-            yield self._limited(_Content(size, data=file.read()), name)
+            yield _Content(size, data=file.read())
         else:
-            self._limited(_Content(size), name)
             yield _Content(size, fd=await self._run(file.fileno))
 
-    def _limited(self, content: _Content, name: str) -> _Content:
-        if content.size > self._max_bytes:
+    def _limited(self, size: int, name: str) -> None:
+        if size > self._max_bytes:
             raise BridgeError("too_large", f"{name}: larger than the {self._max_bytes} bytes that a file may have")
-        return content
 
-    async def _plain(self, content: _Content, name: str, raw: AudioFormat | None) -> Plain | None:
-        """Where the samples of a plain file lie; None if it takes FFmpeg to read it."""
+    async def _head(self, content: _Content) -> bytes:
         if content.data is not None:
-            head = content.data[:HEAD_BYTES]
-        else:
-            head = await self._run(lambda: content.read(0, HEAD_BYTES))
+            return content.data[:HEAD_BYTES]
+        return await self._run(lambda: content.read(0, HEAD_BYTES))
+
+    def _plain(self, head: bytes, size: int, name: str, raw: AudioFormat | None) -> Plain | None:
+        """Where the samples lie in a plain file of this size that begins so; None if it takes FFmpeg to read it."""
         if raw is None or raw.encoding in _BY_CONTENT:
-            return wav_samples(head, content.size)
+            return wav_samples(head, size)
         if raw.encoding is Encoding.OPUS:
             raise BridgeError("unsupported_audio", f"{name}: bare Opus packets have no ends in a file; put them in Ogg")
         if raw.encoding.width is None:
             return None
-        return raw_samples(raw, len(head) - len(strip_wav_header(head, raw)), content.size)
+        return raw_samples(raw, len(head) - len(strip_wav_header(head, raw)), size)
 
     def _check_plain(self, plain: Plain, name: str) -> None:
         if not plain.size:
@@ -312,5 +338,7 @@ def _blocks(content: _Content, plain: Plain) -> Iterator[bytes]:
 
 def shortened(name: str) -> str:
     """A file's name as sentences have it: printable, and not long."""
+    if len(name) <= NAME_CHARACTERS and name.isprintable():
+        return name or "the file"
     shown = "".join(c if c.isprintable() else "�" for c in name[:NAME_CHARACTERS])
-    return shown + "…" if len(name) > NAME_CHARACTERS else shown or "the file"
+    return shown + "…" if len(name) > NAME_CHARACTERS else shown

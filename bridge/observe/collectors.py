@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -56,6 +56,40 @@ class LoopHistogram(Collector):
         for value, series in self._series.items():
             buckets = list(zip(bounds, map(float, itertools.accumulate(series.counts)), strict=True))
             family.add_metric([value] if self._labelnames else [], buckets, series.sum)
+        yield family
+
+
+class _Count:
+    """One series of a `LoopCounter`."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def inc(self, amount: float = 1) -> None:
+        """Count so much more."""
+        self.value += amount
+
+
+class LoopCounter(Collector):
+    """A counter for what happens at every request, without locks: for one event loop's thread."""
+
+    def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
+        self._name = name
+        self._text = text
+        self._labelnames = labels  # called as in the library's own collectors
+        self._series: dict[tuple[str, ...], _Count] = {}
+
+    def labels(self, *values: str) -> _Count:
+        """The series with these values of the labels."""
+        if (series := self._series.get(values)) is None:
+            series = self._series[values] = _Count()
+        return series
+
+    def collect(self) -> Iterator[Metric]:
+        """What Prometheus is shown."""
+        family = CounterMetricFamily(self._name, self._text, labels=self._labelnames)
+        for values, series in self._series.items():
+            family.add_metric(values, series.value)
         yield family
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from bridge.observe.collectors import EngineCollector, LoopHistogram
+from bridge.observe.collectors import EngineCollector, LoopCounter, LoopHistogram
 
 _LATENCY: Final = (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.5, 0.7, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
 _REQUEST: Final = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0)
@@ -22,22 +22,19 @@ class Metrics:
     """Every metric; `registry` is what `/metrics` shows."""
 
     def __init__(self) -> None:
-        self._audio_of: dict[str, Counter] = {}
         self._of_backend: dict[str, _BackendLabels] = {}
         self.registry = CollectorRegistry()
         self.sessions_open = Gauge("stt_sessions_open", "Sessions open now.", registry=self.registry)
-        self.sessions = Counter(
-            "stt_sessions", "Sessions ended, by the code they ended with.", ["code"], registry=self.registry
-        )
+        self.sessions = LoopCounter("stt_sessions", "Sessions ended, by the code they ended with.", ["code"])
+        self.registry.register(self.sessions)
         self.refused = Counter(
             "stt_refused", "Connections and sessions refused, by code.", ["code"], registry=self.registry
         )
         self.connection_seconds = Histogram(
             "stt_connection_seconds", "Lifetime of a streaming connection.", buckets=_LIFETIME, registry=self.registry
         )
-        self.audio_seconds = Counter(
-            "stt_audio_seconds", "Audio received, in seconds.", ["protocol"], registry=self.registry
-        )
+        self.audio_seconds = LoopCounter("stt_audio_seconds", "Audio received, in seconds.", ["protocol"])
+        self.registry.register(self.audio_seconds)
         self.first_partial_seconds = Histogram(
             "stt_first_partial_latency_seconds",
             "From the arrival of the audio to the utterance's first partial that covers it.",
@@ -52,13 +49,13 @@ class Metrics:
             label="backend",
         )
         self.registry.register(self.partial_seconds)
-        self.final_seconds = Histogram(
+        self.final_seconds = LoopHistogram(
             "stt_final_latency_seconds",
             "From the arrival of a final's last word (of its end, where the backend times no words) to the final.",
-            ["backend"],
-            buckets=_LATENCY,
-            registry=self.registry,
+            _LATENCY,
+            label="backend",
         )
+        self.registry.register(self.final_seconds)
         self.chunk_seconds = LoopHistogram(
             "stt_chunk_handling_seconds", "Handling of one message with audio.", _HANDLING
         )
@@ -70,12 +67,12 @@ class Metrics:
         self.backend_errors = Counter(
             "stt_backend_errors", "Backend streams that failed, by code.", ["backend", "code"], registry=self.registry
         )
-        self.backend_audio_seconds = Counter(
+        self.backend_audio_seconds = LoopCounter(
             "stt_backend_audio_seconds",
             "Audio given to the backend, in seconds, counted when a stream ends; replays count again.",
             ["backend"],
-            registry=self.registry,
         )
+        self.registry.register(self.backend_audio_seconds)
         self.backend_streams = Gauge(
             "stt_backend_sessions", "Sessions on the backend.", ["backend"], registry=self.registry
         )
@@ -126,12 +123,6 @@ class Metrics:
         """Show an engine's own collectors, too."""
         self._engine.add(collectors)
 
-    def audio_of(self, protocol: str) -> Counter:
-        """The audio of one protocol's sessions."""
-        if (counter := self._audio_of.get(protocol)) is None:
-            counter = self._audio_of[protocol] = self.audio_seconds.labels(protocol)
-        return counter
-
     def of_backend(self, backend: str) -> _BackendLabels:
         """What sessions report of one backend."""
         if (labels := self._of_backend.get(backend)) is None:
@@ -172,20 +163,18 @@ class HttpMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.in_flight = 0
-        self._requests = Counter(
+        self._requests = LoopCounter(
             "stt_http_requests",
             "HTTP requests and WebSocket openings, by route, method and status.",
             ["route", "method", "status"],
-            registry=registry,
         )
+        registry.register(self._requests)
         self._seconds = LoopHistogram(
             "stt_http_request_seconds", "From an HTTP request's head to the end of its answer.", _REQUEST, label="route"
         )
         registry.register(self._seconds)
         gauge = Gauge("stt_http_requests_in_flight", "HTTP requests that are being served.", registry=registry)
         gauge.set_function(lambda: self.in_flight)
-        # Looking a child up by its labels costs more than to count.
-        self._counters: dict[tuple[str, str, int], Counter] = {}
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request was answered."""
@@ -194,10 +183,7 @@ class HttpMetrics:
 
     def count(self, route: str, method: str, status: int) -> None:
         """Count one, without its time. The caller sees to it that there are few routes and methods."""
-        key = (route, method, status)
-        if (counter := self._counters.get(key)) is None:
-            counter = self._counters[key] = self._requests.labels(route, method, str(status))
-        counter.inc()
+        self._requests.labels(route, method, str(status)).inc()
 
 
 class _BackendLabels:
@@ -259,7 +245,7 @@ class SessionMetrics:
     def __init__(self, metrics: Metrics, protocol: str, spend: Callable[[float], None] | None = None) -> None:
         self._metrics = metrics
         self._spend = spend
-        self._audio = metrics.audio_of(protocol)
+        self._audio = metrics.audio_seconds.labels(protocol)
         self._unreported = 0.0
 
     def audio(self, seconds: float) -> None:

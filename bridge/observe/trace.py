@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from types import TracebackType
 from typing import Final, Protocol
 
 Attributes = Mapping[str, str | int | float | bool]
@@ -197,34 +198,57 @@ class Tracing:
         before = _CURRENT.get()
         trace = self.begin(name, parse(parent) if parent else None, serves=False)
         trace.subject = subject
+        if trace.span is not None and attributes:
+            trace.span.set(attributes)
+        failure: BaseException | None = None
         try:
-            with _recording(trace, attributes):
-                yield trace
+            yield trace
+        except BaseException as exc:
+            failure = exc
+            raise
         finally:
             _CURRENT.set(before)
+            if trace.span is not None:
+                _end(trace.span, failure)
 
 
-@contextlib.contextmanager
-def scope(name: str, attributes: Attributes, *, session: str | None = None) -> Iterator[Trace | None]:
+def scope(
+    name: str, attributes: Attributes, *, session: str | None = None
+) -> contextlib.AbstractContextManager[Trace | None]:
     """A part of what goes on here: a session. Left by another task, it ends all the same."""
-    before = _CURRENT.get()
-    if before is None:
-        yield None
-        return
-    trace = before.child(name, attributes)
-    if session is not None:
-        trace.session = session
-        if before.session is None:
-            before.session = session  # what the request or the job has to say afterwards is about it, too
-    _CURRENT.set(trace)
-    try:
-        if trace.span is None:
-            yield trace
-        else:
-            with _recording(trace, None):
-                yield trace
-    finally:
-        _CURRENT.set(before)
+    return _Part(name, attributes, session)
+
+
+class _Part(contextlib.AbstractContextManager["Trace | None"]):
+    """What `scope` gives. No generator: it would cost more than all that it does, at each request."""
+
+    def __init__(self, name: str, attributes: Attributes, session: str | None) -> None:
+        self._name = name
+        self._attributes = attributes
+        self._session = session
+        self._before: Trace | None = None
+        self._trace: Trace | None = None
+
+    def __enter__(self) -> Trace | None:
+        before = self._before = _CURRENT.get()
+        if before is None:
+            return None
+        trace = self._trace = before.child(self._name, self._attributes)
+        if self._session is not None:
+            trace.session = self._session
+            if before.session is None:
+                before.session = self._session  # what the request or the job has to say afterwards is about it, too
+        _CURRENT.set(trace)
+        return trace
+
+    def __exit__(
+        self, _: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._trace is None:
+            return
+        _CURRENT.set(self._before)
+        if self._trace.span is not None:
+            _end(self._trace.span, exc)
 
 
 def span(name: str, attributes: Attributes) -> contextlib.AbstractContextManager[Trace | None]:
@@ -236,22 +260,11 @@ def span(name: str, attributes: Attributes) -> contextlib.AbstractContextManager
 _NOTHING: Final = contextlib.nullcontext(None)
 
 
-@contextlib.contextmanager
-def _recording(trace: Trace, attributes: Attributes | None) -> Iterator[None]:
-    """End the trace's span, and say what went wrong by its code: a message may quote what somebody said."""
-    recorded = trace.span
-    if recorded is None:
-        yield
-        return
-    if attributes:
-        recorded.set(attributes)
-    try:
-        yield
-    except Exception as exc:
-        recorded.fail(str(getattr(exc, "code", type(exc).__name__)))
-        raise
-    finally:
-        recorded.end()
+def _end(recorded: Span, failure: BaseException | None) -> None:
+    """It is over; what went wrong is said by its code: a message may quote what somebody said."""
+    if isinstance(failure, Exception):
+        recorded.fail(str(getattr(failure, "code", type(failure).__name__)))
+    recorded.end()
 
 
 def _recorded(recorder: Recorder, recording: Span) -> Trace:

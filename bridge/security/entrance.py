@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from urllib.parse import parse_qsl
@@ -43,11 +43,40 @@ class Arrival:
         return cls(
             peer=scope["client"][0] if scope.get("client") else "",
             headers=dict(pairs),
-            query=dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {},
+            query=_Query(query.decode("latin-1")) if query else _NO_QUERY,
             subprotocols=scope.get("subprotocols", ()),
             forwarded=[value for name, value in pairs if name == "x-forwarded-for"],
             told=scope.get(HEADERS, []),
         )
+
+
+class _Query(Mapping[str, str]):
+    """A query string, taken apart when somebody asks for a name in it: most requests have their key in a header."""
+
+    __slots__ = ("_given", "_parsed")
+
+    def __init__(self, given: str) -> None:
+        self._given = given
+        self._parsed: dict[str, str] | None = None
+
+    def _names(self) -> dict[str, str]:
+        if self._parsed is None:
+            self._parsed = dict(parse_qsl(self._given, keep_blank_values=True))
+        return self._parsed
+
+    def __getitem__(self, name: str) -> str:
+        if self._parsed is None and name not in self._given and "%" not in self._given:
+            raise KeyError(name)  # as it would be
+        return self._names()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+
+_NO_QUERY: Final[Mapping[str, str]] = {}
 
 
 class Entrance:

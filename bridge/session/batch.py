@@ -23,7 +23,7 @@ from bridge.session.account import NOBODY, Account
 from bridge.session.hub import Finals
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
-from bridge.session.places import Terms
+from bridge.session.places import Place, Terms
 from bridge.session.session import Session
 
 MOST_WAITING: Final = 64
@@ -179,7 +179,7 @@ class Batch:
             self._manager.place(start.language, account=account, checked=checked, terms=terms) as place,
             self._media.read(file, name, raw=raw) as media,
         ):
-            start = dataclasses.replace(start, audio=media.format, partials=False, separate=False)
+            start = _of_file(start, media.format)
             with self._manager.seated(place, start, protocol, limits=self._limits, watched=False) as session:
                 run = Run(session, media.format, media.chunks(), total=media.duration, progress=progress)
                 try:
@@ -207,25 +207,37 @@ class Batch:
             BridgeError: as `open` and `Run.finals`.
         """
         terms = Terms(batch=True, backend=backend, patience=patience)
-        async with (
-            self._manager.place(start.language, account=account, terms=terms) as place,
-            self._media.read(file, name, raw=raw) as media,
-        ):
-            start = dataclasses.replace(start, audio=media.format, partials=False, separate=False)
-            per_second = media.format.frame_bytes * media.format.sample_rate
-            chunks = media.chunks()
-            held = await _held(chunks, round(SHORT_SECONDS * per_second))
-            size = sum(map(len, held))
-            if size <= SHORT_SECONDS * per_second and self._manager.hears_whole(place, start):
-                with self._manager.whole(place, start, protocol, self._limits) as short:
-                    return Said(await short.finals(held), size / per_second, place.language, short.backend)
-            with self._manager.seated(place, start, protocol, limits=self._limits, watched=False) as session:
-                run = Run(session, media.format, _joined(held, chunks), total=media.duration)
-                try:
-                    finals = [final async for final in run.finals()]
-                    return Said(finals, run.seconds, run.language, run.backend)
-                finally:
-                    await run.close()
+        at_once = self._media.at_once(file, name, SHORT_SECONDS, raw=raw)
+        async with self._manager.place(start.language, account=account, terms=terms) as place:
+            if at_once is not None and self._manager.hears_whole(place, start):
+                return await self._short(place, start, protocol, *at_once)
+            async with self._media.read(file, name, raw=raw) as media:
+                most = round(SHORT_SECONDS * media.format.frame_bytes * media.format.sample_rate)
+                chunks = media.chunks()
+                held = await _held(chunks, most)
+                if sum(map(len, held)) <= most and self._manager.hears_whole(place, start):
+                    return await self._short(place, start, protocol, media.format, b"".join(held))
+                start = _of_file(start, media.format)
+                with self._manager.seated(place, start, protocol, limits=self._limits, watched=False) as session:
+                    run = Run(session, media.format, _joined(held, chunks), total=media.duration)
+                    try:
+                        finals = [final async for final in run.finals()]
+                        return Said(finals, run.seconds, run.language, run.backend)
+                    finally:
+                        await run.close()
+
+    async def _short(
+        self, place: Place, start: Start, protocol: str, audio: AudioFormat, samples: bytes | memoryview
+    ) -> Said:
+        if start.partials:
+            start = dataclasses.replace(start, partials=False)
+        backend, finals = await self._manager.whole(place, start, protocol, self._limits, audio, samples)
+        return Said(finals, len(samples) / audio.frame_bytes / audio.sample_rate, place.language, backend)
+
+
+def _of_file(start: Start, audio: AudioFormat) -> Start:
+    """The same for a file of this format: nobody hears of anything before it is final."""
+    return dataclasses.replace(start, audio=audio, partials=False, separate=False)
 
 
 async def _held(chunks: AsyncIterator[bytes], most: int) -> list[bytes]:

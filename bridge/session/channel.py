@@ -30,7 +30,6 @@ from bridge.session.origin import Origin
 from bridge.session.replay import ReplayBuffer
 from bridge.session.stream import BackendStream, Experience, Placed
 from bridge.session.voice import Voice, VoicePolicy
-from bridge.session.whole_stream import WholeStream
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,8 @@ class Channel:
     """Feed it from one task, run it in another. `number` is None where a session has one recognition.
 
     `advanced` is called when more of the audio is final, `warn` with what the client should be told of the backend.
-    `origin`: where the session begins, if not at its first sample. `account`: on whose it runs now.
+    `origin`: where the session begins, if not at its first sample. `account`: on whose it runs now. `attempts`: streams
+    that were opened before.
     """
 
     def __init__(
@@ -74,10 +74,9 @@ class Channel:
         warn: Callable[[str, str], None],
         origin: Origin = Origin(),
         account: Callable[[], Account] = lambda: NOBODY,
-        whole: bool = False,
+        attempts: int = 0,
     ) -> None:
         self._number = number
-        self._whole = whole  # all its audio is here before it runs
         self._session_id = session_id
         self._start = start
         self._language = language
@@ -90,7 +89,6 @@ class Channel:
         self._account = account
         self._rate = seat.engine.sample_rate
         self._loop = asyncio.get_running_loop()
-        # What the session chose; otherwise it is the engine's own business when an utterance ends.
         self._silence_seconds = (start.endpointing or {}).get("silence_seconds")
         detection = voice.wanted(start)
         moved = voice.gate_seconds is not None or self._silence_seconds is not None
@@ -122,8 +120,8 @@ class Channel:
         self._speaking = speaking is not None
         self._speech_from = round((speaking or 0.0) * self._rate)
         self._partials = 0  # of the utterance that is going on
-        self._attempts = 0  # backend streams opened
-        self._stream: BackendStream | WholeStream | None = None
+        self._attempts = attempts  # backend streams opened
+        self._stream: BackendStream | None = None
         self._experience: dict[Engine, Experience] = {}
         self._trial: Trial | None = None  # of the stream, as the breaker sees it
 
@@ -221,8 +219,10 @@ class Channel:
 
     # The backend
 
-    async def run(self) -> None:
+    async def run(self, failed: BackendError | None = None, *, progress: bool = False) -> None:
         """One backend stream after another until all audio is finalized.
+
+        `failed`: what ended the one before the first of them, with or without `progress`.
 
         Raises:
             BridgeError: the backend cannot go on.
@@ -230,19 +230,21 @@ class Channel:
         failures = 0
         failing_since: float | None = None
         while not (self._buffer.closed and self._buffer.start >= self._buffer.end):
-            before = self._buffer.start
-            try:
-                about: trace.Attributes = {"stt.backend": self._seat.engine.name, "stt.attempt": self._attempts}
-                with trace.span("backend stream", about):
-                    await self._recognize()
-                failures, failing_since = 0, None
-                continue
-            except BackendError as exc:
-                error = exc
+            error, failed = failed, None
+            if error is None:
+                before = self._buffer.start
+                try:
+                    about: trace.Attributes = {"stt.backend": self._seat.engine.name, "stt.attempt": self._attempts}
+                    with trace.span("backend stream", about):
+                        await self._recognize()
+                    failures, failing_since = 0, None
+                    continue
+                except BackendError as exc:
+                    error = exc
+                    progress = self._buffer.start > before
             engine = self._seat.engine
             self._observer.backend_error(engine.name, error.code)
             now = self._loop.time()
-            progress = self._buffer.start > before
             if failing_since is None or progress:
                 failures, failing_since, progress = 0, now, True
             log.warning(
@@ -280,20 +282,21 @@ class Channel:
             BackendError: it ended before all that it was given was finalized.
         """
         engine = self._seat.engine
-        stream = self._stream = self._new_stream(engine)
-        config = RecognitionConfig(
+        stream = self._stream = BackendStream(
+            engine,
+            self._buffer,
+            self._experience.setdefault(engine, Experience(engine.capabilities)),
+            stall_seconds=self._limits.stall_seconds,
+            publish=self._take,
+        )
+        config = recognition(
+            self._start,
             sample_rate=self._rate,
             language=self._language,
-            partials=self._start.partials,
-            words=self._start.words,
-            phrases=self._start.phrases,
             session_id=self._session_id,
-            start=self._buffer.start / self._rate,
-            attempt=self._attempts,
-            silence_seconds=self._silence_seconds,
-            store=self._start.store,
             credential=self._account().credential,
-            traceparent=trace.traceparent(),
+            begin=self._buffer.start / self._rate,
+            attempt=self._attempts,
         )
         self._attempts += 1
         self._partials = 0
@@ -308,17 +311,6 @@ class Channel:
         finally:
             trial.closed()
             self._observer.given(engine.name, stream.reader.given / self._rate)
-
-    def _new_stream(self, engine: Engine) -> BackendStream | WholeStream:
-        if self._whole and not self._attempts:
-            return WholeStream(engine, self._buffer, stall_seconds=self._limits.stall_seconds, publish=self._take)
-        return BackendStream(
-            engine,
-            self._buffer,
-            self._experience.setdefault(engine, Experience(engine.capabilities)),
-            stall_seconds=self._limits.stall_seconds,
-            publish=self._take,
-        )
 
     # Its results
 
@@ -389,6 +381,34 @@ class Channel:
 
     def _seconds(self, position: int) -> float:
         return round(position / self._rate, 3)
+
+
+def recognition(
+    start: Start,
+    *,
+    sample_rate: int,
+    language: str,
+    session_id: str,
+    credential: str | None,
+    begin: float = 0.0,
+    attempt: int = 0,
+) -> RecognitionConfig:
+    """What a session asks of a backend stream that begins so many seconds into it, after so many attempts."""
+    return RecognitionConfig(
+        sample_rate=sample_rate,
+        language=language,
+        partials=start.partials,
+        words=start.words,
+        phrases=start.phrases,
+        session_id=session_id,
+        start=begin,
+        attempt=attempt,
+        # What the session chose; otherwise it is the engine's own business when an utterance ends.
+        silence_seconds=(start.endpointing or {}).get("silence_seconds"),
+        store=start.store,
+        credential=credential,
+        traceparent=trace.traceparent(),
+    )
 
 
 def _backoff(failures: int, error: BackendError) -> float:

@@ -173,14 +173,20 @@ class EnginePool:
         Raises:
             BridgeError: `unknown_backend`, `not_ready`, `unsupported_language` or `at_capacity`.
         """
-        member = self._choose(language, count, backend, spare)
-        member.engine.take(count)
-        seats = [Seat(self, member, language, spare) for _ in range(count)]
+        seats = self.take_seats(language, count, backend=backend, spare=spare)
         try:
             yield seats
         finally:
             for seat in seats:
                 seat.give_back()
+
+    def take_seats(
+        self, language: str, count: int = 1, *, backend: str | None = None, spare: float = 0.0
+    ) -> Sequence[Seat]:
+        """The same without a context: each is to be given back."""
+        member = self._choose(language, count, backend, spare)
+        member.engine.take(count)
+        return [Seat(self, member, language, spare) for _ in range(count)]
 
     def _choose(self, language: str, count: int, backend: str | None, spare: float) -> Member:
         wanted = [member for member in self.members if backend in {None, member.engine.name}]

@@ -8,15 +8,18 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from types import TracebackType
 from typing import Final
 
 from backends.base import BackendError, Fault
+from bridge.audio.formats import AudioFormat
 from bridge.audio.suspicion import Budget
 from bridge.audio.vad.detector import VoiceDetectionError
 from bridge.errors import BridgeError
 from bridge.observe import trace
 from bridge.observe.metrics import Metrics, SessionMetrics
+from bridge.protocols.events import Final as FinalEvent
 from bridge.protocols.events import Start
 from bridge.session import languages
 from bridge.session.account import NOBODY, Account, Quotas
@@ -72,6 +75,7 @@ class SessionManager:
         self._draining = False
         self._drained = asyncio.Event()
         self._drained.set()
+        metrics.sessions_open.set_function(lambda: len(self._open))
         for member in engines.members:
             metrics.follow_backend(member.engine.name, member.streams, member.openness)
 
@@ -154,8 +158,7 @@ class SessionManager:
             ) as opened:
                 yield opened
 
-    @contextlib.asynccontextmanager
-    async def place(
+    def place(
         self,
         language: str | None = None,
         lanes: int = 1,
@@ -163,25 +166,17 @@ class SessionManager:
         account: Account = NOBODY,
         checked: bool = True,
         terms: Terms = LIVE,
-    ) -> AsyncIterator[Place]:
+    ) -> contextlib.AbstractAsyncContextManager[Place]:
         """A place for a session of this language, taken for as long as the context lasts.
 
         Raises:
-            BridgeError: as `session`, or `unknown_backend`.
+            BridgeError: as `session`, or `unknown_backend`; by the context.
         """
-        quota = self._quotas.session(account.subject, checked=checked) if self._quotas else contextlib.nullcontext()
-        asked = languages.asked(language or self._language)
-        async with quota as spend:
-            try:
-                with contextlib.ExitStack() as stack:
-                    seats = await self._take_seats(stack, asked, lanes, terms)
-                    yield Place(seats, asked, account, spend)
-            finally:
-                self._line.call()
-                self._count()
+        quota = self._quotas.session(account.subject, checked=checked) if self._quotas else None
+        return _Taken(self, languages.asked(language or self._language), lanes, account, terms, quota)
 
-    async def _take_seats(self, stack: contextlib.ExitStack, language: str, lanes: int, terms: Terms) -> Sequence[Seat]:
-        """Seats in the stack, as soon as there are any."""
+    async def _take_seats(self, language: str, lanes: int, terms: Terms) -> Sequence[Seat]:
+        """Seats, as soon as there are any; to be given back by `_leave`."""
         clock = asyncio.get_running_loop().time
         spare = self.kept_for_live if terms.batch else 0.0
         until = clock() + terms.patience
@@ -190,21 +185,22 @@ class SessionManager:
             try:
                 if refusal := self.refusal(spare):
                     raise refusal
-                seats = stack.enter_context(self.engines.seats(language, lanes, backend=terms.backend, spare=spare))
+                seats = self.engines.take_seats(language, lanes, backend=terms.backend, spare=spare)
             except BridgeError as exc:
                 waits = exc.code == "at_capacity" or (exc.code == "not_ready" and math.isinf(terms.patience))
                 if not waits or clock() >= until:
                     raise
             else:
                 self._places += 1
-                stack.callback(self._leave)
                 if again:
                     self._line.call()  # there may be room for more than one
                 return seats
             await self._line.wait(until - clock(), again=again)
             again = True
 
-    def _leave(self) -> None:
+    def _leave(self, seats: Sequence[Seat]) -> None:
+        for seat in seats:
+            seat.give_back()
         self._places -= 1
 
     @contextlib.contextmanager
@@ -248,41 +244,44 @@ class SessionManager:
         denoise = self._denoise if start.denoise is None else start.denoise
         return len(place.seats) == 1 and not denoise and self.voice.wanted(start) is None
 
-    @contextlib.contextmanager
-    def whole(self, place: Place, start: Start, protocol: str, limits: SessionLimits) -> Iterator[Whole]:
-        """The same for a recording that is all here, where `hears_whole` says so."""
+    async def whole(
+        self,
+        place: Place,
+        start: Start,
+        protocol: str,
+        limits: SessionLimits,
+        audio: AudioFormat,
+        samples: bytes | memoryview,
+    ) -> tuple[str, Sequence[FinalEvent]]:
+        """Which backend hears what in a recording that is all here; if `hears_whole`. Of `audio`, not of `start`'s.
+
+        Raises:
+            BridgeError: as `Whole.finals`.
+        """
         observer = self.metrics.session(protocol, place.spend)
-        session = Whole(
+        recording = Whole(
             new_session_id(),
             start,
-            place.seats,
+            place.seats[0],
             limits,
             observer=observer,
             language=place.language,
             account=place.account,
         )
-        with self._carried(session, place, protocol, observer):
-            yield session
+        with self._carried(recording, place, protocol, observer):
+            finals = await recording.finals(audio, samples)
+            return recording.backend, finals
 
-    @contextlib.contextmanager
     def _carried(
         self, session: Session | Whole, place: Place, protocol: str, observer: SessionMetrics
-    ) -> Iterator[None]:
+    ) -> contextlib.AbstractContextManager[None]:
         """It is one of this server's sessions, for as long as the context lasts."""
-        began = time.monotonic()
         about = {"stt.session.id": session.id, "stt.protocol": protocol, "stt.language": place.language}
-        with trace.scope("session", about, session=session.id):
-            self._opened(session)
-            try:
-                yield
-            finally:
-                observer.report()
-                self._closed(session, time.monotonic() - began)
+        return _Carried(self, session, trace.scope("session", about, session=session.id), observer)
 
     def _opened(self, session: Session | Whole) -> None:
         self._open.add(session)
         self._drained.clear()
-        self._count()
         if self._draining:  # its file was still being looked into when that began
             session.shut_down()
         log.info("session opened", extra={"session": session.id, "backend": session.backend})
@@ -294,15 +293,14 @@ class SessionManager:
         code = session.end_code or "client_gone"
         self.metrics.sessions.labels(code).inc()
         trace.say({"stt.code": code, "stt.backend": session.backend, "stt.audio_seconds": session.audio_seconds})
-        log.info(
-            "session closed",
-            extra={
+        if log.isEnabledFor(logging.INFO):
+            about = {
                 "session": session.id,
                 "code": code,
                 "seconds": round(seconds, 3),
                 "audio_seconds": round(session.audio_seconds, 3),
-            },
-        )
+            }
+            log.info("session closed", extra=about)
 
     async def drain(self, seconds: float) -> bool:
         """Take no new session, let every open one finalize what it has, and wait so long for that.
@@ -328,8 +326,76 @@ class SessionManager:
                 await self._drained.wait()
         return False
 
-    def _count(self) -> None:
-        self.metrics.sessions_open.set(len(self._open))
+
+class _Taken(contextlib.AbstractAsyncContextManager[Place]):
+    """A place, while it is taken. Like `_Carried` no generator: a short file would feel what those cost."""
+
+    def __init__(
+        self,
+        manager: SessionManager,
+        language: str,
+        lanes: int,
+        account: Account,
+        terms: Terms,
+        quota: contextlib.AbstractAsyncContextManager[Callable[[float], None]] | None,
+    ) -> None:
+        self._manager = manager
+        self._language = language
+        self._lanes = lanes
+        self._account = account
+        self._terms = terms
+        self._quota = quota
+        self._seats: Sequence[Seat] = ()
+
+    async def __aenter__(self) -> Place:
+        spend = None if self._quota is None else await self._quota.__aenter__()
+        try:
+            self._seats = await self._manager._take_seats(self._language, self._lanes, self._terms)  # noqa: SLF001
+        except BaseException as exc:
+            await self._left(type(exc), exc, exc.__traceback__)
+            raise
+        return Place(self._seats, self._language, self._account, spend)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._manager._leave(self._seats)  # noqa: SLF001 - they are one mechanism
+        await self._left(kind, exc, traceback)
+
+    async def _left(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._manager._line.call()  # noqa: SLF001
+        if self._quota is not None:
+            await self._quota.__aexit__(kind, exc, traceback)
+
+
+class _Carried(contextlib.AbstractContextManager[None]):
+    """A session or recording, while it is one of the server's."""
+
+    def __init__(
+        self,
+        manager: SessionManager,
+        session: Session | Whole,
+        scope: contextlib.AbstractContextManager[object],
+        observer: SessionMetrics,
+    ) -> None:
+        self._manager = manager
+        self._session = session
+        self._scope = scope
+        self._observer = observer
+        self._began = time.monotonic()
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+        self._manager._opened(self._session)  # noqa: SLF001 - they are one mechanism
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._observer.report()
+        self._manager._closed(self._session, time.monotonic() - self._began)  # noqa: SLF001
+        self._scope.__exit__(kind, exc, traceback)
 
 
 def new_session_id() -> str:

@@ -38,7 +38,8 @@ def router(bodies: Bodies) -> APIRouter:
     @routes.post("/file")
     async def file(request: Request) -> dict[str, Any]:
         async with bodies.file(request) as spooled:
-            return describe(spooled) | {"on_disk": bool(spooled.file._rolled)}  # type: ignore[attr-defined]
+            on_disk = not isinstance(spooled.content, bytes)
+            return describe(spooled) | {"on_disk": on_disk}
 
     @routes.post("/form")
     async def form(request: Request) -> dict[str, Any]:
@@ -329,7 +330,7 @@ async def test_a_body_that_is_dropped_while_it_is_written_is_closed_after_it(
     """A cancelled request waits for the thread that writes: nobody closes its file meanwhile."""
     begun, go_on, order = asyncio.Event(), asyncio.Event(), []
     loop = asyncio.get_running_loop()
-    append: Callable[..., None] = module._append
+    append: Callable[..., None] = Spooled._append
 
     def slow(*args: Any) -> None:
         loop.call_soon_threadsafe(begun.set)
@@ -337,7 +338,7 @@ async def test_a_body_that_is_dropped_while_it_is_written_is_closed_after_it(
         append(*args)
         order.append("written")
 
-    monkeypatch.setattr(module, "_append", slow)
+    monkeypatch.setattr(Spooled, "_append", slow)
 
     async def receive() -> None:
         spooled = Spooled(bodies, "a")
@@ -370,6 +371,8 @@ async def test_a_body_that_is_open_when_the_server_ends_is_closed_all_the_same(b
     await bodies.close()
     with pytest.raises(BridgeError, match="stopping"):
         await large.write(bytes(MEMORY_BYTES))
+    file = large.file
     for spooled in (large, small):
         await spooled.close()
-        assert spooled.file.closed
+    assert file.closed
+    assert small.content == b""

@@ -57,7 +57,7 @@ class Bench:
 
     def ended(self, code: str) -> float:
         """Sessions that ended so."""
-        value: float = self.metrics.sessions.labels(code)._value.get()
+        value: float = self.metrics.sessions.labels(code).value
         return value
 
 

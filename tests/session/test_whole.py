@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -19,41 +19,35 @@ from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
 from bridge.session.voice import VoicePolicy
-from bridge.session.whole import Whole
-from bridge.session.whole_stream import PIECE_SECONDS
+from bridge.session.whole import PIECE_SECONDS, Whole
 from tests.session.harness import NonzeroDetection, Observed
 from tests.session.pools import QUICK, failing, function, loaded, scripted
 from tests.wire import markers
 
 LIMIT = 10.0
+PCM = AudioFormat(Encoding.PCM_S16LE, 16_000)
 
 
 @contextlib.asynccontextmanager
-async def whole(*engines: Engine, start: Start | None = None) -> AsyncIterator[tuple[Whole, Observed]]:
+async def whole(*engines: Engine) -> AsyncIterator[tuple[Whole, Observed]]:
     pool = await loaded(*engines)
     observed = Observed()
     async with asyncio.timeout(LIMIT):
         with pool.seats("en-US") as seats:
-            start = start or Start(AudioFormat(Encoding.PCM_S16LE, 16_000), partials=False)
-            yield Whole("w", start, seats, QUICK, observer=observed, language="en-US"), observed
+            yield Whole("w", Start(partials=False), seats[0], QUICK, observer=observed, language="en-US"), observed
         assert not sum(engine.streams for engine in engines), "every place was given back"
         await pool.close()
 
 
-def pieces(audio: bytes, size: int) -> list[bytes]:
-    return [audio[at : at + size] for at in range(0, len(audio), size)]
+async def words(recording: Whole, audio: bytes) -> list[str]:
+    return [word for final in await recording.finals(PCM, audio) for word in final.text.split()]
 
 
-async def words(recording: Whole, chunks: Sequence[bytes]) -> list[str]:
-    return [word for final in await recording.finals(chunks) for word in final.text.split()]
-
-
-@pytest.mark.parametrize("size", [999, 32_000, 10**6])
-async def test_every_word_once_however_it_is_cut(size: int) -> None:
+async def test_every_word_once() -> None:
     audio = marker_audio(20)
     assert len(audio) > 4 * PIECE_SECONDS * 32_000
     async with whole(scripted("one")) as (recording, observed):
-        assert await words(recording, pieces(audio, size)) == markers(20)
+        assert await words(recording, audio) == markers(20)
         assert (recording.end_code, recording.backend) == ("stopped", "one")
         assert recording.audio_seconds == observed.seconds == observed.given_seconds == len(audio) / 32_000
 
@@ -67,15 +61,16 @@ async def test_a_file_of_another_rate_is_resampled() -> None:
             heard += len(chunk) // 2
         yield Result("so long", True, 0.0, heard / 16_000)
 
-    async with whole(function("one", length), start=Start(AudioFormat(Encoding.PCM_S16LE, 8_000))) as (recording, _):
-        assert [final.end for final in await recording.finals(pieces(bytes(2 * 8_001), 5_000))] == [1.0]
+    async with whole(function("one", length)) as (recording, _):
+        finals = await recording.finals(AudioFormat(Encoding.PCM_S16LE, 8_000), bytes(2 * 8_001))
+        assert [final.end for final in finals] == [1.0]
         assert heard == 16_002, "its last samples too"
 
 
 async def test_nothing_is_lost_or_doubled_by_faults_and_another_backend() -> None:
     faults = (ScriptedFault(1.0, "fail"), ScriptedFault(2.5, "end"), ScriptedFault(4.0, "stall"))
     async with whole(scripted("first", *faults), scripted("second")) as (recording, observed):
-        assert await words(recording, [marker_audio(20)]) == markers(20)
+        assert await words(recording, marker_audio(20)) == markers(20)
         assert recording.backend == "second"
         assert observed.moves == [("first", "second")]
 
@@ -83,7 +78,7 @@ async def test_nothing_is_lost_or_doubled_by_faults_and_another_backend() -> Non
 async def test_a_backend_that_cannot_go_on() -> None:
     async with whole(function("one", failing(retryable=False))) as (recording, _):
         with pytest.raises(BridgeError) as caught:
-            await recording.finals([marker_audio(2)])
+            await recording.finals(PCM, marker_audio(2))
         assert caught.value.code == recording.end_code == "backend_failed"
 
 
@@ -91,9 +86,9 @@ async def test_a_bug_costs_one_recording_and_tells_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with whole(scripted("one")) as (recording, _):
-        monkeypatch.setattr(recording, "publish", lambda _: 1 / 0)
+        monkeypatch.setattr(recording, "_take", lambda _: 1 / 0)
         with pytest.raises(BridgeError, match=r"^(?!.*division)") as caught:
-            await recording.finals([marker_audio(2)])
+            await recording.finals(PCM, marker_audio(2))
         assert caught.value.code == recording.end_code == "internal"
         assert "session failed" in caplog.text
 
@@ -117,7 +112,7 @@ class Stuck:
 async def test_cancelled_it_leaves_no_stream_open() -> None:
     stuck = Stuck()
     async with whole(function("one", stuck.recognize)) as (recording, _):
-        task = asyncio.create_task(words(recording, [marker_audio(2)]))
+        task = asyncio.create_task(words(recording, marker_audio(2)))
         await stuck.asked.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -136,13 +131,12 @@ async def test_a_server_that_stops_waits_for_it_and_then_no_longer() -> None:
         language="en-US",
     )
     await manager.load()
-    start = Start(AudioFormat(Encoding.PCM_S16LE, 16_000))
+    start = Start()
 
     async def hear() -> None:
         async with manager.place() as place:
             assert manager.hears_whole(place, start)
-            with manager.whole(place, start, "test", manager.limits) as recording:
-                await recording.finals([marker_audio(2)])
+            await manager.whole(place, start, "test", manager.limits, PCM, marker_audio(2))
 
     task = asyncio.create_task(hear())
     await stuck.asked.wait()
