@@ -1,9 +1,10 @@
 """How many short files a second the bridge transcribes, beside a FastAPI handler that only reads the same bodies.
 
-`python -m bench.http` starts both servers, alike but for the application, on the scripted engine and with the event log
-off, and loads them in turns from a third process: 5-second files, WAV and FLAC, as a raw body and in a form. It prints
-requests per second and latencies of both, CPU time per request (which other processes on the machine disturb less than
-rates), the ratio of the rates (the median turn's) and of the CPU times, and where the bridge's time goes.
+`python -m bench.http` starts both servers, the bridge on the scripted engine and with the event log off, the handler on
+uvicorn as it comes, and loads them in turns from a third process: 5-second files, WAV and FLAC, as a raw body and in a
+form. It prints requests per second and latencies of both, CPU time per request (which other processes on the machine
+disturb less than rates), the ratio of the rates (the median turn's) and of the CPU times, and where the bridge's time
+goes.
 """
 
 from __future__ import annotations

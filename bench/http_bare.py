@@ -1,14 +1,17 @@
-"""What `bench.http` compares the bridge with: FastAPI that only reads the body, served as the bridge is served."""
+"""What `bench.http` compares the bridge with: FastAPI that only reads the body, on uvicorn as it comes.
+
+With uvloop and httptools, as the bridge, and without an access log.
+"""
 
 from __future__ import annotations
 
 import sys
 
+import uvicorn
 from fastapi import FastAPI, Request
 
 from bridge.commands.loop import run_loop
-from bridge.settings import Settings
-from bridge.transports.server import listen, make_server
+from bridge.transports.server import listen
 
 app = FastAPI()
 
@@ -22,21 +25,8 @@ async def bare(request: Request) -> dict[str, str]:
 
 async def serve() -> int:
     """Until SIGTERM."""
-    settings = Settings.load()
     listener = listen("127.0.0.1", 0)
-
-    async def drain() -> None:
-        """There is nothing."""
-
-    server = make_server(
-        app,
-        drain=drain,
-        max_connections=settings.max_connections,
-        max_message_bytes=settings.max_message_bytes,
-        ping_seconds=settings.ping_seconds,
-        ping_timeout_seconds=settings.ping_timeout_seconds,
-        shutdown_seconds=1,
-    )
+    server = uvicorn.Server(uvicorn.Config(app, http="httptools", ws="none", log_level="warning", access_log=False))
     sys.stderr.write(f"  http      http://127.0.0.1:{listener.getsockname()[1]}\n")
     sys.stderr.flush()
     await server.serve([listener])

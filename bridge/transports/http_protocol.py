@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -15,6 +15,8 @@ HEAD_SECONDS: Final = 10
 """For a request's headers to arrive: half a request held open costs the sender nothing."""
 PIPELINED: Final = 16
 """Requests that may wait for the answer to another; browsers send none ahead."""
+JOINED_BYTES: Final = 65_536
+"""Of an answer's body that are sent in one piece with its head; more are not worth the copying."""
 RESPONSE_SECONDS: Final = 10
 """For a client to read what blocks an HTTP response."""
 
@@ -84,20 +86,21 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if (cycle := self.cycle) is not before:
             self._cycles.append(cycle)
+            cycle.body = _Pieces()  # type: ignore[assignment] # all that it is used for is there, as below
             # An answer that does not wait for the body ends the connection, and says so: a client that has sent all of
             # it would send the next request on it, too.
             cycle.default_headers = [*cycle.default_headers, (b"connection", b"close")]
-            cycle.transport = _Ending(self)  # type: ignore[assignment] # all that it is used for is there
+            cycle.transport = _Ending(self)  # type: ignore[assignment]
         if len(self.pipeline) > PIPELINED:
             self.refuse(400, "bad_message", "too many requests are sent ahead")
 
     def on_message_complete(self) -> None:
         """The next head may follow."""
         super().on_message_complete()
-        cycle: RequestResponseCycle | None = self.cycle  # none of an upgrade
+        cycle: Any = self.cycle  # none of an upgrade
         if cycle is not None and isinstance(cycle.transport, _Ending) and not cycle.response_started:
             cycle.default_headers = self.server_state.default_headers
-            cycle.transport = self.transport
+            cycle.transport = _Answer(self)
         self._bodies += 1
         self._in_head = True
         self._head = 0
@@ -142,6 +145,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer with an error, whatever the request was to become, and hang up."""
         if self._done or self.transport.is_closing():
             return
+        self._flush()
         self.transport.write(refusal(status, code, message))
         self.hang_up()
 
@@ -149,12 +153,19 @@ class HttpProtocol(HttpToolsProtocol):
         """Send what waits and the end, throw away what comes, close soon: closing at once could lose the answer."""
         self._done = True
         self._disarm()
+        self._flush()
         self.pipeline.clear()
         for cycle in self._cycles:
             cycle.disconnected = True  # whatever the application still says is not sent
             cycle.message_event.set()
         end_writing(self.transport)
         self.loop.call_later(CLOSE_SECONDS, self.transport.close)
+
+    def _flush(self) -> None:
+        """What was answered so far comes before all that the connection itself has to say."""
+        for cycle in self._cycles:
+            answer: Any = cycle.transport
+            answer.flush()
 
     def _too_late(self) -> None:
         self._deadline = None
@@ -171,17 +182,71 @@ class HttpProtocol(HttpToolsProtocol):
             self._deadline = None
 
 
-class _Ending:
-    """The transport of an answer while its request is still coming: closing waits until the answer is surely read."""
+class _Answer:
+    """The transport of an answer. Its head waits for what is written at once behind it: one packet instead of two."""
+
+    __slots__ = ("_head", "_protocol", "_waiting")
 
     def __init__(self, protocol: HttpProtocol) -> None:
         self._protocol = protocol
+        self._head = b""
+        self._waiting: asyncio.Handle | None = None
 
     def write(self, data: bytes) -> None:
-        self._protocol.transport.write(data)
+        transport = self._protocol.transport
+        if self._waiting is not None and len(data) <= JOINED_BYTES:
+            self._waiting.cancel()
+            self._waiting = None
+            transport.write(self._head + data)
+        elif self._waiting is None and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
+            self._head = data
+            self._waiting = self._protocol.loop.call_soon(self.flush)
+        else:
+            self.flush()
+            transport.write(data)
+
+    def flush(self) -> None:
+        """Nothing comes behind it, or something else does."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+            if not self._protocol.transport.is_closing():
+                self._protocol.transport.write(self._head)
 
     def close(self) -> None:
-        self._protocol.hang_up()
+        self.flush()
+        self._protocol.transport.close()
 
     def is_closing(self) -> bool:
         return self._protocol.transport.is_closing()
+
+
+class _Ending(_Answer):
+    """The same while the request is still coming: closing waits until the answer is surely read."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        self.flush()
+        self._protocol.hang_up()
+
+
+class _Pieces:
+    """A body as uvicorn collects it, without copying what comes in one piece: a short file, most often."""
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def __iadd__(self, piece: bytes) -> Self:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        return self
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
