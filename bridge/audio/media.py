@@ -106,8 +106,10 @@ class MediaDecoder:
 
     def at_once(
         self, file: File, name: str, seconds: float, *, raw: AudioFormat | None = None
-    ) -> tuple[AudioFormat, bytes | memoryview] | None:
-        """All the audio of a plain file of at most so many seconds that is in memory. None of any other: `read` that.
+    ) -> tuple[AudioFormat, memoryview] | None:
+        """The samples of a plain file of at most so many seconds that is in memory, if they are PCM16 mono as they stand.
+
+        None of any other file: `read` that.
 
         Raises:
             BridgeError: as `read`.
@@ -117,13 +119,10 @@ class MediaDecoder:
         name = shortened(name)
         self._limited(len(file), name)
         plain = self._plain(file[:HEAD_BYTES], len(file), name, raw)
-        if plain is None or plain.duration > seconds:
+        if plain is None or not plain.ready or plain.duration > seconds:
             return None
         self._check_plain(plain, name)
-        if plain.ready:
-            return AudioFormat(Encoding.PCM_S16LE, plain.rate), memoryview(file)[plain.start : plain.start + plain.size]
-        blocks = _blocks(_Content(len(file), data=file), plain)
-        return AudioFormat(Encoding.PCM_S16LE, plain.rate), b"".join(blocks)
+        return AudioFormat(Encoding.PCM_S16LE, plain.rate), memoryview(file)[plain.start : plain.start + plain.size]
 
     @contextlib.asynccontextmanager
     async def read(self, file: File, name: str, *, raw: AudioFormat | None = None) -> AsyncIterator[Media]:

@@ -7,12 +7,16 @@ import contextlib
 import hashlib
 import json
 import os
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import APIRouter, Request
+from hypothesis import given
+from hypothesis import strategies as st
+from python_multipart.multipart import parse_options_header
 
 from bridge.api import bodies as module
 from bridge.api import forms
@@ -376,3 +380,42 @@ async def test_a_body_that_is_open_when_the_server_ends_is_closed_all_the_same(b
         await spooled.close()
     assert file.closed
     assert small.content == b""
+
+
+DISPOSITIONS = st.builds(
+    lambda name, file, space: (
+        f'form-data;{space}name="{name}"' + ("" if file is None else f'; filename="{file}"')
+    ).encode("utf-8", "surrogatepass"),
+    st.text("ab%\\\"'; =:/\u00e4", max_size=6),
+    st.none() | st.text("ab%\\\"'; =:./\u00e4", max_size=8),
+    st.sampled_from(["", " ", "  "]),
+)
+
+
+@given(DISPOSITIONS)
+def test_what_is_usual_is_read_as_by_the_library(disposition: bytes) -> None:
+    if usual := forms._USUAL.fullmatch(disposition):
+        kind, options = parse_options_header(disposition)
+        assert kind == b"form-data"
+        assert usual.groups() == (options.get(b"name"), options.get(b"filename"))
+
+
+@pytest.mark.parametrize("written", ['name="file"; filename="a.wav"', 'name="file"'])
+def test_what_clients_write_is_usual(written: str) -> None:
+    assert forms._USUAL.fullmatch(f"form-data; {written}".encode())
+
+
+async def test_a_body_that_drips_takes_no_more_memory_than_it_has_bytes(bodies: Bodies) -> None:
+    spooled = Spooled(bodies, "drops")
+    tracemalloc.start()
+    try:
+        for number in range(100_000):
+            await spooled.write(bytes([number & 255]))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 3 * spooled.size
+    await spooled.finish()
+    assert spooled.content == spooled.file.read() == bytes(number & 255 for number in range(100_000))
+    await spooled.close()
+    await bodies.close()

@@ -92,6 +92,33 @@ async def test_samples_come_as_they_are(decoder: MediaDecoder) -> None:
         assert samples.tobytes() == sound.tobytes()
 
 
+async def test_what_is_at_hand_is_given_at_once(decoder: MediaDecoder) -> None:
+    for rate in (8_000, 16_000, 48_000):
+        data = wav(b"abcd" * 500, rate=rate) + b"LIST\4\0\0\0abcd"
+        async with decoder.read(data, "a") as media:
+            read = b"".join([chunk async for chunk in media.chunks()])
+        given = decoder.at_once(data, "a", 1.0)
+        assert given is not None
+        assert (given[0], bytes(given[1])) == (media.format, read)
+    raw = AudioFormat(Encoding.PCM_S16LE, 8_000)
+    given = decoder.at_once(b"abcd" * 500, "a", 1.0, raw=raw)
+    assert given is not None
+    assert (given[0], bytes(given[1])) == (raw, b"abcd" * 500)
+
+
+async def test_what_takes_work_or_a_disk_is_not(decoder: MediaDecoder, tmp_path: Path) -> None:
+    sound = wav(b"abcd" * 500)
+    path = tmp_path / "a.wav"
+    path.write_bytes(sound)
+    assert decoder.at_once(path, "a", 1.0) is None
+    assert decoder.at_once(io.BytesIO(sound), "a", 1.0) is None
+    assert decoder.at_once(sound, "a", 0.06) is None, "it is longer"
+    assert decoder.at_once(wav(b"abcd" * 500, channels=2), "a", 1.0) is None, "it has to be mixed"
+    assert decoder.at_once(b"fLaC" + bytes(100), "a", 1.0) is None
+    with pytest.raises(BridgeError, match="holds no audio"):
+        decoder.at_once(wav(b""), "a", 1.0)
+
+
 async def test_stereo_is_mixed_and_high_rates_come_down(decoder: MediaDecoder) -> None:
     sides = np.hstack([tone(1.0, 96_000), np.zeros((96_000, 1), "<i2")])
     for data in (clip("wav", "pcm_s16le", sides, 96_000), clip("flac", "flac", sides, 96_000)):

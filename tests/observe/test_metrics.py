@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from prometheus_client import Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from bridge.observe.collectors import LoopCounter
 from bridge.observe.metrics import Metrics
 
 
@@ -95,3 +96,17 @@ def test_a_name_is_no_matter_of_the_order_of_scrapes() -> None:
     metrics.show([Collector(*(Metric(name, "M.", "gauge") for name in ("stt_x", "stt_x")))])
     for _ in range(2):
         assert [f.name for f in metrics.registry.collect()].count("stt_x") == 1
+
+
+def test_counts_without_locks_read_as_the_library_s_own() -> None:
+    """The same lines, so that nobody's dashboard notices which of both it is."""
+    theirs, ours = CollectorRegistry(), CollectorRegistry()
+    library = Counter("stt_a", "Text.", ["x", "y"], registry=theirs)
+    counter = LoopCounter("stt_a", "Text.", ["x", "y"])
+    ours.register(counter)
+    for labels in (library.labels, counter.labels):
+        labels("1", 'a"b').inc()
+        labels("1", 'a"b').inc(2.5)
+        labels("2", "c")
+    shown = [line for line in generate_latest(theirs).decode().splitlines() if "_created" not in line]
+    assert generate_latest(ours).decode().splitlines() == shown
