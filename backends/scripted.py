@@ -121,9 +121,10 @@ class Script:
             yield from (r for r in self.results if r.end > start + 1e-6)
             return
         utterance = int(start / (_STEP * len(_WORDS)) + 1e-6)
+        yield from (r for r in _utterance(utterance) if r.end > start + 1e-6)
         while True:  # the default: a word every half second, a final every six
-            yield from (r for r in _utterance(utterance) if r.end > start + 1e-6)
             utterance += 1
+            yield from _utterance(utterance)
 
 
 @functools.lru_cache(1_024)

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -29,7 +30,7 @@ from bridge.transcript import FORMATS, Segment, segment_object, to_object
 PATH: Final = "/v1/transcribe"
 PROTOCOL: Final = "http"
 _START_FIELDS: Final = ("language", "phrases", "words", "encoding", "sample_rate", "channels", "denoise")
-_UNHEARD: Final = {"partials": "false"}
+_USUAL: Final = Start(partials=False)
 _RAW_FIELDS: Final = ("encoding", "sample_rate", "channels")
 
 
@@ -49,7 +50,7 @@ def router(hearing: Hearing, models: Models, door: Door) -> APIRouter:
     async def transcribe(request: Request) -> Response:
         """Transcribe the body: `curl --data-binary @talk.mp3 http://127.0.0.1:8000/v1/transcribe?format=text`."""
         caller = await door.enter(request)
-        query = request.query_params
+        query = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
         wanted = parse(query, models)
         kind = formats.chosen(request, query.get("format"))
         source = _audio(request, hearing.bodies)
@@ -69,17 +70,20 @@ def parse(query: Mapping[str, str], models: Models) -> Wanted:
     Raises:
         BridgeError: `bad_request`, `unsupported_audio` or `unknown_backend`.
     """
+    backend = models.backend(query.get("model"))
     fields = {name: query[name] for name in _START_FIELDS if name in query}
+    if not fields:
+        return Wanted(_USUAL, backend=backend)
     try:
-        start = NativeCodec(fields | _UNHEARD).opening()
+        start = NativeCodec(fields).opening()
     except BridgeError as exc:
         if exc.code == "bad_start":
             raise BridgeError("bad_request", str(exc)) from None
         raise
     if not isinstance(start, Start):
-        start = Start()
+        start = _USUAL
     raw = start.audio if any(name in fields for name in _RAW_FIELDS) else None
-    return Wanted(start, None if raw and raw.encoding is Encoding.AUTO else raw, models.backend(query.get("model")))
+    return Wanted(start, None if raw and raw.encoding is Encoding.AUTO else raw, backend)
 
 
 def _audio(request: Request, bodies: Bodies) -> AbstractAsyncContextManager[Spooled]:

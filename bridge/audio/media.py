@@ -107,7 +107,7 @@ class MediaDecoder:
     def at_once(
         self, file: File, name: str, seconds: float, *, raw: AudioFormat | None = None
     ) -> tuple[AudioFormat, memoryview] | None:
-        """The samples of a plain file of at most so many seconds that is in memory, if they are PCM16 mono as they stand.
+        """The samples of a plain file of at most so many seconds that is in memory, if they are wanted as they stand.
 
         None of any other file: `read` that.
 

@@ -85,8 +85,9 @@ class Engine:
 
         `spare`: the share of its capacity that has to stay free; one stream is let in all the same if there is none.
         """
-        if self.capacity is not None and self.streams + streams > max(1, math.floor(self.capacity * (1 - spare))):
-            return f"the backend {self.name} carries {self.streams} streams of {self.capacity}"
+        capacity = self.capacity
+        if capacity is not None and self.streams + streams > max(1, math.floor(capacity * (1 - spare))):
+            return f"the backend {self.name} carries {self.streams} streams of {capacity}"
         return self._backend.refusal()
 
     async def load(self) -> None:

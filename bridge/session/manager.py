@@ -115,11 +115,15 @@ class SessionManager:
 
     def refusal(self, spare: float = 0.0) -> BridgeError | None:
         """Why a new session would be refused now; None if it would be taken. `spare`: the share that stays free."""
+        return self._refusal(spare) or (BridgeError("at_capacity") if self.engines.full else None)
+
+    def _refusal(self, spare: float) -> BridgeError | None:
+        """The same, but for what the engines themselves say when they are asked for seats."""
         if self._draining:
             return BridgeError("shutting_down")
         if self.engines.state != "ready" or not self._loaded:
             return BridgeError("not_ready")
-        if self.engines.full or self._places >= max(1, math.floor(self._max_sessions * (1 - spare))):
+        if self._places >= max(1, math.floor(self._max_sessions * (1 - spare))):
             return BridgeError("at_capacity")
         return None
 
@@ -183,7 +187,7 @@ class SessionManager:
         again = False
         while True:
             try:
-                if refusal := self.refusal(spare):
+                if refusal := self._refusal(spare):
                     raise refusal
                 seats = self.engines.take_seats(language, lanes, backend=terms.backend, spare=spare)
             except BridgeError as exc:
