@@ -254,28 +254,13 @@ class Bodies:
         """
         return _FileBody(_Body(self, request, self.max_bytes), Spooled(self, name))
 
-    @contextlib.asynccontextmanager
-    async def form(self, request: Request) -> AsyncIterator[Form]:
+    def form(self, request: Request) -> contextlib.AbstractAsyncContextManager[Form]:
         """The fields and files of a form, `multipart/form-data` or, without files, `application/x-www-form-urlencoded`.
 
         Raises:
-            BridgeError: as `file`, or `bad_request`: it is none, or has too many or too large fields.
+            BridgeError: by the context, as `file`, or `bad_request`: it is none, or has too many or too large fields.
         """
-        boundary = boundary_of(request.headers.get("content-type", ""))
-        if boundary is None:
-            yield url_encoded(await self.read(request, FIELD_BYTES))
-            return
-        async with contextlib.AsyncExitStack() as stack:
-            reader = FormReader(boundary, lambda name: self._open(stack, name), self.max_bytes)
-            chunks = await stack.enter_async_context(self.stream(request, self.max_bytes + 2 * FIELD_BYTES))
-            async for chunk in chunks:
-                await reader.take(chunk)
-            yield await reader.finish()
-
-    def _open(self, stack: contextlib.AsyncExitStack, name: str) -> Spooled:
-        spooled = Spooled(self, name)
-        stack.push_async_callback(spooled.close)
-        return spooled
+        return _FormBody(self, request)
 
     def begin(self, reading: _Reading) -> None:
         """A body is to be read.
@@ -374,6 +359,45 @@ class _FileBody(contextlib.AbstractAsyncContextManager[Spooled]):
     async def __aexit__(self, *_: object) -> None:
         await self._body.__aexit__()
         await self._spooled.close()
+
+
+class _FormBody(contextlib.AbstractAsyncContextManager[Form]):
+    """What `Bodies.form` gives."""
+
+    def __init__(self, bodies: Bodies, request: Request) -> None:
+        self._bodies = bodies
+        self._request = request
+        self._body: _Body | None = None
+        self._files: list[Spooled] = []
+
+    async def __aenter__(self) -> Form:
+        boundary = boundary_of(self._request.headers.get("content-type", ""))
+        if boundary is None:
+            return url_encoded(await self._bodies.read(self._request, FIELD_BYTES))
+        largest = self._bodies.max_bytes
+        reader = FormReader(boundary, self._open, largest)
+        body = _Body(self._bodies, self._request, largest + 2 * FIELD_BYTES)
+        chunks = await body.__aenter__()
+        self._body = body
+        try:
+            async for chunk in chunks:
+                await reader.take(chunk)
+            return await reader.finish()
+        except BaseException:
+            await self.__aexit__()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._body is not None:
+            await self._body.__aexit__()
+        async with contextlib.AsyncExitStack() as stack:  # one that cannot be closed does not keep the others open
+            for file in self._files:
+                stack.push_async_callback(file.close)
+
+    def _open(self, name: str) -> Spooled:
+        file = Spooled(self._bodies, name)
+        self._files.append(file)
+        return file
 
 
 def _declared(request: Request) -> int:
