@@ -16,7 +16,6 @@ import pytest
 from fastapi import APIRouter, Request
 from hypothesis import given
 from hypothesis import strategies as st
-from python_multipart.multipart import parse_options_header
 
 from bridge.api import bodies as module
 from bridge.api import forms
@@ -382,27 +381,85 @@ async def test_a_body_that_is_open_when_the_server_ends_is_closed_all_the_same(b
     assert small.content == b""
 
 
-DISPOSITIONS = st.builds(
-    lambda name, file, space: (
-        f'form-data;{space}name="{name}"' + ("" if file is None else f'; filename="{file}"')
-    ).encode("utf-8", "surrogatepass"),
-    st.text("ab%\\\"'; =:/\u00e4", max_size=6),
-    st.none() | st.text("ab%\\\"'; =:./\u00e4", max_size=8),
-    st.sampled_from(["", " ", "  "]),
+PIECES = st.sampled_from(
+    [
+        *(
+            b"--fence",
+            b"--fences",
+            b"\r\n",
+            b"--",
+            b'name="',
+            b'"',
+            b"; filename=",
+            b"\\",
+            b"%22",
+            b"a",
+            b":",
+            b"\xc3\xa4",
+        ),
+        *(
+            b"\r\nContent-Disposition: form-data; name=",
+            b"\r\ncontent-type: TEXT/plain",
+            b"X-Other: 1\r\n",
+            b"audio/wav",
+        ),
+    ]
+)
+PARTS_OF_FORMS = st.builds(
+    lambda name, file, kind, value: part(name, value, *file, *kind),
+    st.sampled_from(["a", "file", "ä", "a[]", "a%22b", ""]),
+    st.sampled_from([(), ('filename="a.wav"',), ('filename=""',), ('filename="C:\\\\a.wav"',), ("filename=a",)]),
+    st.sampled_from([(), ("x=1",)]),
+    st.lists(PIECES, max_size=4).map(b"".join),
+)
+FORMS = st.builds(
+    lambda parts, more, end: b"".join(parts) + more + end,
+    st.lists(PARTS_OF_FORMS, max_size=4),
+    st.lists(PIECES, max_size=3).map(b"".join),
+    st.sampled_from([END, END[:-2], b"", END + b"and more"]),
 )
 
 
-@given(DISPOSITIONS)
-def test_what_is_usual_is_read_as_by_the_library(disposition: bytes) -> None:
-    if usual := forms._USUAL.fullmatch(disposition):
-        kind, options = parse_options_header(disposition)
-        assert kind == b"form-data"
-        assert usual.groups() == (options.get(b"name"), options.get(b"filename"))
+async def read_form(bodies: Bodies, pieces: list[bytes]) -> Any:
+    """What is in a form that comes so; or how it is refused."""
+    opened: list[Spooled] = []
+    reader = FormReader(BOUNDARY, lambda name: opened.append(Spooled(bodies, name)) or opened[-1], LARGEST)  # type: ignore[func-returns-value]
+    try:
+        for piece in pieces:
+            await reader.take(piece)
+        form = await reader.finish()
+    except BridgeError as exc:
+        return exc.code
+    finally:
+        files = [(file.name, file.content) for file in opened]
+        for file in opened:
+            await file.close()
+    return form._fields, sorted(form._files), files
 
 
-@pytest.mark.parametrize("written", ['name="file"; filename="a.wav"', 'name="file"'])
-def test_what_clients_write_is_usual(written: str) -> None:
-    assert forms._USUAL.fullmatch(f"form-data; {written}".encode())
+@given(FORMS)
+def test_a_form_that_is_all_here_is_read_as_the_parser_reads_it(form: bytes) -> None:
+    async def both() -> None:
+        bodies = Bodies(max_bytes=LARGEST, max_bodies=3)
+        whole = await read_form(bodies, [form])
+        # The first piece alone is no whole form, so that the parser has all of it.
+        assert whole == await read_form(bodies, [form[:1], form[1:]])
+        await bodies.close()
+
+    asyncio.run(both())
+
+
+def test_what_clients_write_is_usual() -> None:
+    fields = part("model", b"whisper-1") + part("empty", b"")
+    file = part("file", b"\r\n--fenc", 'filename="a b.wav"\r\nContent-Type: audio/wav')
+    parts = forms.usual_parts(fields + file + END, BOUNDARY)
+    assert parts is not None
+    assert [head.groups() for head, _ in parts] == [
+        (b"model", None, None),
+        (b"empty", None, None),
+        (b"file", b"a b.wav", b"audio/wav"),
+    ]
+    assert forms.usual_parts(fields, BOUNDARY) is None, "its end is not here"
 
 
 async def test_a_body_that_drips_takes_no_more_memory_than_it_has_bytes(bodies: Bodies) -> None:
