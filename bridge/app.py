@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import bridge
 from backends import registry
@@ -57,6 +58,7 @@ from bridge.settings import (
     read_options,
     unknown_variables,
 )
+from bridge.transports.http_protocol import Crowd
 from bridge.transports.server import Server, listen, make_server
 from bridge.transports.websocket import Codec, ConnectionLimits, Message, Receive, Send, StreamEndpoint, refuse
 from bridge.uploads.blobs import BlobStore
@@ -66,6 +68,9 @@ from bridge.uploads.urls import open_blobs
 from bridge.working import make_jobs
 
 log = logging.getLogger(__name__)
+
+CROWD: Final = 4
+"""How many times more requests with a body are looked at than may be read at once: some of these give way to others."""
 
 
 def make_engines(settings: Settings, env: dict[str, str] | None = None) -> EnginePool:
@@ -392,6 +397,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         Gateway(HttpObserver(WebHeaders(LastWord(app), settings.allowed_origins), metrics.http, tracing), sockets),
         drain=drain,
         max_connections=settings.max_connections,
+        crowd=Crowd(CROWD * settings.max_files, lambda: metrics.refused.labels("at_capacity").inc()),
         max_message_bytes=settings.max_message_bytes,
         ping_seconds=settings.ping_seconds,
         ping_timeout_seconds=settings.ping_timeout_seconds,

@@ -386,6 +386,8 @@ class _FormBody(contextlib.AbstractAsyncContextManager[Form]):
         except BaseException:
             await self.__aexit__()
             raise
+        finally:
+            reader.close()
 
     async def __aexit__(self, *_: object) -> None:
         if self._body is not None:

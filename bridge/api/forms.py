@@ -22,6 +22,7 @@ FILES: Final = 4
 FIELD_BYTES: Final = 1_048_576
 """Of all fields together: they are kept in memory."""
 NAME_CHARS: Final = 200
+BOUNDARY_BYTES: Final = 70  # RFC 2046, 5.1.1
 _USUAL: Final = re.compile(
     rb'\r\nContent-Disposition: form-data; name="([^"\\%\r\n]*)"(?:; filename="([^"\\%:\r\n]*)")?\r\n'
     rb"(?:Content-Type: ([!-~ ]*)\r\n)?\r\n",
@@ -76,22 +77,7 @@ class FormReader:
         self._text: bytearray | None = None
         self._file: Spooled | None = None
         self._arrived: list[tuple[Spooled, bytes]] = []  # for files, of the chunk that was parsed last
-        try:
-            self._parser = MultipartParser(
-                boundary,
-                {
-                    "on_part_begin": self._begin,
-                    "on_header_field": self._header_field,
-                    "on_header_value": self._header_value,
-                    "on_header_end": self._header_end,
-                    "on_headers_finished": self._open,
-                    "on_part_data": self._data,
-                    "on_part_end": self._end_part,
-                    "on_end": self._end,
-                },
-            )
-        except FormParserError as exc:
-            raise BridgeError("bad_request", f"the form's boundary is not usable: {exc}") from None
+        self._parser: MultipartParser | None = None
 
     async def take(self, chunk: bytes) -> None:
         """Read on.
@@ -100,7 +86,8 @@ class FormReader:
             BridgeError: `bad_request`, `too_large` or `store_unavailable`.
         """
         try:
-            if self._parts or not self._take_whole(chunk):
+            if self._parser is not None or not self._take_whole(chunk):
+                self._parser = self._parser or self._make_parser()
                 self._parser.write(chunk)
         except FormParserError as exc:
             raise BridgeError("bad_request", f"the form is malformed: {exc}") from None
@@ -122,12 +109,32 @@ class FormReader:
             await file.finish()
         return Form(self._fields, self._files)
 
+    def close(self) -> None:
+        """Nothing more is read. The parser knows this reader: what points to each other is freed some day, not now."""
+        self._parser = None
+
+    def _make_parser(self) -> MultipartParser:
+        return MultipartParser(
+            self._boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._header_field,
+                "on_header_value": self._header_value,
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._open,
+                "on_part_data": self._data,
+                "on_part_end": self._end_part,
+                "on_end": self._end,
+            },
+        )
+
     def _take_whole(self, body: bytes) -> bool:
         """Whether this is all of a form, as nearly all clients write it: then it is read at once.
 
         The parser makes some 30 calls for such a form, which cost as much as recognizing a short file does.
         """
-        if (parts := usual_parts(body, self._boundary)) is None:
+        parts = usual_parts(body, self._boundary) if len(self._boundary) <= BOUNDARY_BYTES else None
+        if parts is None:
             return False
         for head, end in parts:
             self._begin()

@@ -15,6 +15,7 @@ from bridge.security.headers import ALWAYS
 
 CLOSE_SECONDS: Final = 1
 """For a peer to answer a close frame, or to read why it was refused. What it had to be told was sent before."""
+_LATER: Final = "retry-after: 1\r\n"
 
 
 def refusal(status: int, code: str, message: str) -> bytes:
@@ -22,7 +23,7 @@ def refusal(status: int, code: str, message: str) -> bytes:
     body = msgspec.json.encode({"error": {"code": code, "message": message}})
     head = (
         f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n{_LATER if status == 503 else ''}"
     ).encode()
     return b"".join((head, *(b"%s: %s\r\n" % header for header in ALWAYS), b"\r\n", body))
 

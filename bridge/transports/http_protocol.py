@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final, Self
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -15,10 +16,28 @@ HEAD_SECONDS: Final = 10
 """For a request's headers to arrive: half a request held open costs the sender nothing."""
 PIPELINED: Final = 16
 """Requests that may wait for the answer to another; browsers send none ahead."""
+_WITH_BODY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 JOINED_BYTES: Final = 65_536
 """Of an answer's body that are sent in one piece with its head; more are not worth the copying."""
 RESPONSE_SECONDS: Final = 10
 """For a client to read what blocks an HTTP response."""
+
+
+class Crowd:
+    """Requests with a body that one server works on. One more than `most` is refused by its head, which costs little.
+
+    It is for floods alone: whom the application would refuse, when others may give way, it decides with more sense.
+    """
+
+    def __init__(self, most: int, refused: Callable[[], None] = lambda: None) -> None:
+        self.most = most
+        self.refused = refused
+        self.requests: set[RequestResponseCycle] = set()
+
+    @property
+    def full(self) -> bool:
+        """Whether one more is too many."""
+        return len(self.requests) >= self.most
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -27,9 +46,12 @@ class HttpProtocol(HttpToolsProtocol):
     `max_connections` counts those of every kind; one more is refused with 503 before it says anything.
     """
 
-    def __init__(self, *args: Any, max_connections: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, max_connections: int | None = None, crowd: Crowd | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._max_connections = max_connections
+        self._crowd = crowd
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock: the first request's head is awaited."""
@@ -50,6 +72,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._disarm()
         self.resume_writing()
         super().connection_lost(exc)
+        for cycle in (*self._cycles, self.cycle):
+            if cycle is not None:
+                self._let_go(cycle)
+        self._cycles.clear()
 
     def data_received(self, data: bytes) -> None:
         """Parse, unless the connection was refused: then what still comes is thrown away."""
@@ -82,10 +108,17 @@ class HttpProtocol(HttpToolsProtocol):
         self._heads += 1
         if self._done:
             return
+        crowd = self._crowd if self.parser.get_method() in _WITH_BODY else None
+        if crowd is not None and crowd.full:
+            crowd.refused()
+            self.refuse(503, "at_capacity", "too many requests at once")
+            return
         before = self.cycle
         super().on_headers_complete()
         if (cycle := self.cycle) is not before:
             self._cycles.append(cycle)
+            if crowd is not None:
+                crowd.requests.add(cycle)
             cycle.body = _Pieces()  # type: ignore[assignment] # all that it is used for is there, as below
             # An answer that does not wait for the body ends the connection, and says so: a client that has sent all of
             # it would send the next request on it, too.
@@ -94,8 +127,15 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.pipeline) > PIPELINED:
             self.refuse(400, "bad_message", "too many requests are sent ahead")
 
+    def on_body(self, body: bytes) -> None:
+        """Keep it, unless the request was refused by its head."""
+        if not self._done:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The next head may follow."""
+        if self._done:
+            return
         super().on_message_complete()
         cycle: Any = self.cycle  # none of an upgrade
         if cycle is not None and isinstance(cycle.transport, _Ending) and not cycle.response_started:
@@ -107,6 +147,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Close after a response that did not wait for its request's body: that may have no end."""
+        for cycle in self._cycles:
+            if cycle.response_complete:
+                self._let_go(cycle)
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         if self.cycle.response_complete and self.cycle.more_body and not self._in_head:
             if not self._done:
@@ -157,15 +200,23 @@ class HttpProtocol(HttpToolsProtocol):
         self.pipeline.clear()
         for cycle in self._cycles:
             cycle.disconnected = True  # whatever the application still says is not sent
+            cycle.body = bytearray()
             cycle.message_event.set()
         end_writing(self.transport)
         self.loop.call_later(CLOSE_SECONDS, self.transport.close)
+
+    def _let_go(self, cycle: RequestResponseCycle) -> None:
+        """Nothing more is written: without what points to each other, all of it is freed at once and not some day."""
+        cycle.transport = self.transport
+        if self._crowd is not None:
+            self._crowd.requests.discard(cycle)
 
     def _flush(self) -> None:
         """What was answered so far comes before all that the connection itself has to say."""
         for cycle in self._cycles:
             answer: Any = cycle.transport
-            answer.flush()
+            if isinstance(answer, _Answer):
+                answer.flush()
 
     def _too_late(self) -> None:
         self._deadline = None

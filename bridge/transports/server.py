@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 from bridge.transports.endings import CLOSE_SECONDS
-from bridge.transports.http_protocol import HttpProtocol
+from bridge.transports.http_protocol import Crowd, HttpProtocol
 from bridge.transports.websocket_protocol import StreamProtocol
 
 log = logging.getLogger(__name__)
@@ -74,11 +74,12 @@ def make_server(
     ping_timeout_seconds: float,
     shutdown_seconds: float,
     max_connections: int | None = None,
+    crowd: Crowd | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
 ) -> Server:
-    """A server for the application; it is given its listening sockets by `serve`."""
-    http_protocol: Any = functools.partial(HttpProtocol, max_connections=max_connections)
+    """A server for the application; it is given its listening sockets by `serve`. `crowd`: what keeps a flood away."""
+    http_protocol: Any = functools.partial(HttpProtocol, max_connections=max_connections, crowd=crowd)
     config = uvicorn.Config(
         app,
         loop="none",  # the caller runs it, on uvloop where there is one

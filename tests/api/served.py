@@ -11,11 +11,12 @@ from starlette.exceptions import HTTPException
 
 from bridge.errors import BridgeError
 from bridge.routes import answer, answer_http
+from bridge.transports.http_protocol import Crowd
 from bridge.transports.server import listen, make_server
 
 
 @contextlib.asynccontextmanager
-async def served(*routers: APIRouter) -> AsyncIterator[str]:
+async def served(*routers: APIRouter, crowd: Crowd | None = None) -> AsyncIterator[str]:
     """Its address."""
     app = FastAPI()
     for router in routers:
@@ -33,6 +34,7 @@ async def served(*routers: APIRouter) -> AsyncIterator[str]:
         ping_seconds=30,
         ping_timeout_seconds=30,
         shutdown_seconds=1,
+        crowd=crowd,
     )
     listener = listen("127.0.0.1", 0)
     running = asyncio.create_task(server.serve([listener]))

@@ -363,8 +363,8 @@ async def test_a_body_that_is_dropped_while_it_is_written_is_closed_after_it(
 
 
 async def test_a_refusal_is_a_bridge_error(bodies: Bodies) -> None:
-    with pytest.raises(BridgeError, match="boundary"):
-        FormReader(b"x" * 1_000, lambda name: Spooled(bodies, name), LARGEST)
+    with pytest.raises(BridgeError, match="Boundary"):
+        await FormReader(b"x" * 1_000, lambda name: Spooled(bodies, name), LARGEST).take(b"--x")
 
 
 async def test_a_body_that_is_open_when_the_server_ends_is_closed_all_the_same(bodies: Bodies) -> None:

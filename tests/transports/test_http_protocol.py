@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import types
 from typing import Any
 
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from bridge.transports.http_protocol import JOINED_BYTES, _Answer, _Ending, _Pieces
+from bridge.transports.http_protocol import JOINED_BYTES, Crowd, _Answer, _Ending, _Pieces
 from tests.api.served import served
-from tests.wire import LIMIT, Wire
+from tests.wire import LIMIT, Wire, eventually, get
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -111,6 +114,15 @@ def routes(go_on: asyncio.Event) -> APIRouter:
 
         return StreamingResponse(body())
 
+    @router.post("/wait")
+    async def wait(request: Request) -> int:
+        await asyncio.wait_for(go_on.wait(), LIMIT)
+        return len(await request.body())
+
+    @router.get("/short")
+    async def short() -> str:
+        return "short"
+
     return router
 
 
@@ -124,3 +136,66 @@ async def test_over_a_socket_the_head_comes_before_a_body_that_waits() -> None:
         assert b"late" not in head
         go_on.set()
         assert b"late" in await asyncio.wait_for(loop.sock_recv(wire.sock, 65_536), LIMIT)
+
+
+POST = b"POST /wait HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + bytes(1_000)
+
+
+async def test_a_crowd_is_refused_by_its_heads_and_others_are_not() -> None:
+    go_on = asyncio.Event()
+    refused = 0
+
+    def count() -> None:
+        nonlocal refused
+        refused += 1
+
+    crowd = Crowd(2, count)
+    async with served(routes(go_on), crowd=crowd) as url, contextlib.AsyncExitStack() as stack:
+        waiting = [await stack.enter_async_context(Wire.open(url)) for _ in range(2)]
+        for wire in waiting:
+            await wire.send(POST)
+        await eventually(lambda: crowd.full)
+        for _ in range(3):
+            async with Wire.open(url) as wire:
+                await wire.send(POST)
+                outcome = await wire.response()
+            assert (outcome.status, outcome.error["code"]) == (503, "at_capacity")
+            assert outcome.headers["retry-after"] == "1"
+        assert refused == 3
+        assert (await get(f"{url}/short")).status == 200, "a request without a body is no part of it"
+        go_on.set()
+        for wire in waiting:
+            assert (await wire.response()).status == 200
+        assert not crowd.requests
+        async with Wire.open(url) as wire:
+            await wire.send(POST)
+            assert (await wire.response()).status == 200
+
+
+async def test_who_hangs_up_is_no_longer_of_the_crowd() -> None:
+    crowd = Crowd(1)
+    async with served(routes(asyncio.Event()), crowd=crowd) as url:
+        async with Wire.open(url) as wire:
+            await wire.send(POST[:-1])
+            await eventually(lambda: crowd.full)
+        await eventually(lambda: not crowd.requests)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"GET /short HTTP/1.1\r\nHost: x\r\n\r\n", POST[:-1].replace(b"/wait", b"/nothing")],
+    ids=["answered", "refused before its body is here"],
+)
+async def test_what_served_a_connection_is_freed_with_it(request_: bytes) -> None:
+    """And not by the collector, which comes late to what has lived for a while: a flood would fill the memory."""
+    async with served(routes(asyncio.Event())) as url:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                async with Wire.open(url) as wire:
+                    await wire.send(request_)
+                    await wire.response()
+            await eventually(lambda: not any(isinstance(o, RequestResponseCycle) for o in gc.get_objects()))
+        finally:
+            gc.enable()
