@@ -81,6 +81,10 @@ _G711: Final = {encoding: linear(encoding, bytes(range(256))) for encoding in (E
 _G711_SCALES: Final = {e: _Scale("<i2", int(table.min()), int(table.max())) for e, table in _G711.items()}
 
 
+def _nobody(code: str, sentence: str) -> None:
+    """Is told."""
+
+
 class SignalMonitor:
     """Watches one session's audio. It costs some microseconds a message after the first seconds.
 
@@ -108,6 +112,11 @@ class SignalMonitor:
             if self._raw
             else Levels(rate, 1, _PCM16, self._tell)
         )
+
+    def close(self) -> None:
+        """No more audio comes; nobody is told of any."""
+        self._notice = _nobody
+        self._levels.close()
 
     def received(self, data: bytes, now: float) -> None:
         """A message as it came, at so many seconds of any clock that does not jump.
@@ -188,6 +197,10 @@ class Levels:
         self._low = True  # nothing was loud so far
         self._floor = float(_LOW_PEAK)
         self._active = 0
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        self._tell = _nobody
 
     def hear(self, samples: npt.NDArray[Any]) -> None:
         """The next samples, whole frames."""

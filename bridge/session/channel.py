@@ -176,10 +176,13 @@ class Channel:
             self._voice.finish(self._buffer.end, self._buffer.close)
 
     def abort(self) -> None:
-        """Give everything up."""
+        """Give everything up, also what this channel, its stream and the session know of each other."""
         if self._voice is not None:
             self._voice.close()
         self._buffer.abort()
+        self._stream = None
+        self._advanced = self._warn = _nobody
+        self._account = lambda: NOBODY
 
     def _decided(self, position: int) -> None:
         """Everything before the mark at `position` was decided; if all of it is final already, the client is told."""
@@ -381,6 +384,10 @@ class Channel:
 
     def _seconds(self, position: int) -> float:
         return round(position / self._rate, 3)
+
+
+def _nobody(*_: object) -> None:
+    """Is told."""
 
 
 def recognition(

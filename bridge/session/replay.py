@@ -40,6 +40,10 @@ def _join(chunks: deque[Chunk], chunk: Chunk) -> None:
     chunks.append(chunk)
 
 
+def _nothing() -> None:
+    """Nobody asks."""
+
+
 class ReplayBuffer:
     """Audio from `start` (all before it is finalized) to `end` (received), in arrival order.
 
@@ -58,7 +62,7 @@ class ReplayBuffer:
         queue_limit: int,
         replay_limit: int,
         gate: Gate | None = None,
-        answered: Callable[[], None] = lambda: None,
+        answered: Callable[[], None] = _nothing,
         begin: int = 0,
     ) -> None:
         self.gate = gate
@@ -161,6 +165,7 @@ class ReplayBuffer:
         """Nothing is wanted any more; the audio is given back."""
         self.close()
         self._chunks.clear()
+        self._answered = _nothing
 
     def trim(self, position: int) -> None:
         """Forget the audio before `position`: a final covers it."""

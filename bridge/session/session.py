@@ -387,12 +387,19 @@ class Session:
         finally:
             self._run_scope = None
             self._watch_handle.cancel()
-            self._decoder.close()
-            for denoiser in self._denoisers:
-                denoiser.close()
-            for channel in self._channels:
-                channel.abort()
+            self._let_go()
         self._publish_end()
+
+    def _let_go(self) -> None:
+        """Of everything that would keep this session in memory, or that it would keep."""
+        self._decoder.close()
+        for denoiser in self._denoisers:
+            denoiser.close()
+        for channel in self._channels:
+            channel.abort()
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
 
     def _publish_end(self) -> None:
         """Say that the session has ended, or that it does not go on here."""

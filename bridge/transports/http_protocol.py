@@ -179,6 +179,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._done = True
         self._disarm()
         super().handle_websocket_upgrade()
+        self.parser = None  # type: ignore[assignment] # as at the end: it knows this protocol, and would keep it
 
     def send_400_response(self, msg: str) -> None:
         """Refuse in the shape of all other refusals."""

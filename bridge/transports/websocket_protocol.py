@@ -146,7 +146,10 @@ class StreamProtocol(WebSocketsSansIOProtocol):
                 raise ClientDisconnected from None
 
         self.app = uncancelled
-        await super().run_asgi()
+        try:
+            await super().run_asgi()
+        finally:
+            self.app = app  # what points to each other is freed some day, not now
         if not self.disconnected:
             self._abort_later(2 * CLOSE_SECONDS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import struct
 from collections.abc import AsyncIterator
 from typing import ClassVar
@@ -17,8 +18,12 @@ from bridge import app
 from bridge.errors import ERRORS
 from bridge.protocols.events import Final, ServerEvent
 from bridge.protocols.native import NativeCodec
+from bridge.session.channel import Channel
+from bridge.session.session import Session
 from bridge.settings import Settings
+from bridge.transports.http_protocol import HttpProtocol
 from bridge.transports.server import listen
+from bridge.transports.websocket_protocol import StreamProtocol
 from tests.wire import (
     PATH,
     PING,
@@ -49,6 +54,29 @@ def fatal(outcome: Outcome, code: str) -> None:
 
 
 # The order of things
+
+
+async def test_a_session_is_freed_when_it_ends() -> None:
+    """And not by the collector: after an hour of talk all of it is old, and a thousand sessions wait to be found."""
+
+    def left() -> list[str]:
+        ours = [o for o in gc.get_objects() if isinstance(o, Session | Channel | HttpProtocol | StreamProtocol)]
+        return [type(o).__name__ for o in ours]
+
+    async with serve(event_log="off") as url:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                async with Wire.stream(url) as wire:
+                    await wire.say({"type": "start"})
+                    await wire.audio(marker_audio(2))
+                    await wire.say({"type": "stop"})
+                    await wire.finish()
+                assert wire.outcome.close == 1000
+            await eventually(lambda: not left())
+        finally:
+            gc.enable()
 
 
 async def test_a_session_in_order() -> None:
