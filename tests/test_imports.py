@@ -121,6 +121,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.state",
     },
     "bridge.jobs": {
+        "bridge.background",
         "bridge",
         "bridge.audio",
         "bridge.cluster",

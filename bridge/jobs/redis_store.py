@@ -15,6 +15,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from bridge.background import for_ever
 from bridge.cluster.client import RedisClient
 from bridge.cluster.script import Script
 from bridge.jobs import redis_scripts as scripts
@@ -69,7 +70,7 @@ class RedisJobStore(JobStore):
             StoreUnavailableError: Redis cannot be reached, or refuses this client.
         """
         await self._redis.check_memory("jobs")
-        self._listening = asyncio.create_task(self._listen(), name="job-changes")
+        self._listening = for_ever(self._listen, "job-changes")
 
     async def close(self) -> None:
         """See `JobStore`."""

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Final
 
+from bridge.background import for_ever
 from bridge.jobs.desk import JobDesk
 from bridge.jobs.store import JobStore, StoreUnavailableError
 from bridge.jobs.webhooks import Webhooks
@@ -40,7 +41,7 @@ class JobService:
         """
         await self.store.open()
         self.webhooks.start()
-        self._keeping = asyncio.create_task(self._keep(), name="jobs-keep")
+        self._keeping = for_ever(self._keep, "jobs-keep")
 
     def start(self) -> None:
         """Work on them: the engine is loaded."""

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import httpx
 
 import bridge
+from bridge.background import for_ever
 from bridge.errors import BridgeError
 from bridge.jobs.addresses import ForbiddenHostError, WebhookHosts
 from bridge.jobs.description import describe, iso
@@ -90,14 +91,18 @@ class Webhooks:
     def start(self) -> None:
         """Begin to tell. To be called once; without a secret nobody is told."""
         if self._secret is not None:
-            self._client = httpx.AsyncClient(
-                timeout=TRY_SECONDS,
-                follow_redirects=False,  # to wherever; nobody has checked that
-                trust_env=False,  # a proxy would resolve the name again
-                limits=httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=0),
-                headers={"user-agent": f"stt-bridge/{bridge.__version__}", "content-type": "application/json"},
+            secret, client = (
+                self._secret,
+                httpx.AsyncClient(
+                    timeout=TRY_SECONDS,
+                    follow_redirects=False,  # to wherever; nobody has checked that
+                    trust_env=False,  # a proxy would resolve the name again
+                    limits=httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=0),
+                    headers={"user-agent": f"stt-bridge/{bridge.__version__}", "content-type": "application/json"},
+                ),
             )
-            self._running = asyncio.create_task(self._tell_all(self._secret, self._client), name="webhooks")
+            self._client = client
+            self._running = for_ever(lambda: self._tell_all(secret, client), "webhooks")
 
     async def stop(self) -> None:
         """Tell nobody any more; what was begun is tried again by whoever is there then."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from bridge.background import for_ever
 from bridge.errors import BridgeError
 from bridge.jobs.changes import stop_of
 from bridge.jobs.models import Job, Outcome, Progress
@@ -88,8 +89,8 @@ class Worker:
         """Begin to work. To be called once, when there is an engine; does nothing if it was stopped before."""
         if self._slots and not self._stopped:
             self._tasks = {
-                asyncio.create_task(self._claim_all(), name="jobs"),
-                asyncio.create_task(self._store.follow(self._backend, self._free.wait), name="jobs-follow"),
+                for_ever(self._claim_all, "jobs"),
+                for_ever(lambda: self._store.follow(self._backend, self._free.wait), "jobs-follow"),
             }
 
     async def stop(self) -> None:
