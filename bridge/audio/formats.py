@@ -50,28 +50,30 @@ class Encoding(enum.Enum):
     """Fragmented, or with its index in front."""
     WAV = "wav"
 
+    # Each member is itself alone. What enumerations have is written in Python, and asked for at every frame.
+    __hash__ = object.__hash__
+
     @property
     def width(self) -> int | None:
         """Bytes of one sample of one channel; None for coded audio and `AUTO`."""
-        return _WIDTHS.get(self._value_)
+        return _WIDTHS.get(self)
 
 
-# By value: an enumeration's members are slow to hash, and this is asked often.
-_WIDTHS: Final[dict[str, int]] = {
-    Encoding.PCM_S8.value: 1,
-    Encoding.PCM_U8.value: 1,
-    Encoding.PCM_S16LE.value: 2,
-    Encoding.PCM_S16BE.value: 2,
-    Encoding.PCM_S24LE.value: 3,
-    Encoding.PCM_S24BE.value: 3,
-    Encoding.PCM_S32LE.value: 4,
-    Encoding.PCM_S32BE.value: 4,
-    Encoding.PCM_F32LE.value: 4,
-    Encoding.PCM_F32BE.value: 4,
-    Encoding.PCM_F64LE.value: 8,
-    Encoding.PCM_F64BE.value: 8,
-    Encoding.MULAW.value: 1,
-    Encoding.ALAW.value: 1,
+_WIDTHS: Final = {
+    Encoding.PCM_S8: 1,
+    Encoding.PCM_U8: 1,
+    Encoding.PCM_S16LE: 2,
+    Encoding.PCM_S16BE: 2,
+    Encoding.PCM_S24LE: 3,
+    Encoding.PCM_S24BE: 3,
+    Encoding.PCM_S32LE: 4,
+    Encoding.PCM_S32BE: 4,
+    Encoding.PCM_F32LE: 4,
+    Encoding.PCM_F32BE: 4,
+    Encoding.PCM_F64LE: 8,
+    Encoding.PCM_F64BE: 8,
+    Encoding.MULAW: 1,
+    Encoding.ALAW: 1,
 }
 
 # Names of other servers, SDKs, FFmpeg and RTP. Case does not matter, nor whether words are joined by - or _.
