@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bridge import app
-from bridge.client import Client, SessionError, connect
+from bridge.client import Client, ConnectionLost, SessionError, connect
 from bridge.emulator.faults import Faults, Plan
 from bridge.emulator.server import Emulator, EmulatorConfig, emulating
 from bridge.protocols.native import (
@@ -101,7 +101,8 @@ async def talking(url: str, start: StartMessage | None = None, seconds: float = 
         try:
             yield talk
             if not reading.done():
-                await client.stop()
+                with contextlib.suppress(ConnectionLost):  # it may be over before its last message has been read
+                    await client.stop()
             async with asyncio.timeout(seconds):
                 await reading
         finally:

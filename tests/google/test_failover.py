@@ -27,8 +27,8 @@ from tests.wire import get, metric
 async def test_pocketsphinx_goes_on(engine: str, name: str, faults: Faults, codes: list[str]) -> None:
     sample = manifest()[name]
     config = EmulatorConfig(mode="speech", backend="pocketsphinx", env={}, plan=Plan(usual=faults))
-    env = {"ANSWER_SECONDS": "0.5"}
-    async with road(f"{engine},pocketsphinx", "v1", config, env=env, stall_seconds=3) as (url, _):
+    env = {"ANSWER_SECONDS": "1" if codes == ["stalled"] else "20"}
+    async with road(f"{engine},pocketsphinx", "v1", config, env=env) as (url, _):
         heard = await spoken(url, pcm(SAMPLES / name), start=StartMessage(sample_rate=sample["sample_rate"]))
         metrics = (await get(f"{url}/metrics")).body
         ready = (await get(f"{url}/readyz")).json
