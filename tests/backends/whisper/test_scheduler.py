@@ -1123,6 +1123,8 @@ async def test_a_cancelled_request_leaves_its_thread_to_others() -> None:
             assert await ends(await soon(scheduler, lane, Ask("1"))) == ["heard 1"]
 
 
+# What kills a thread strikes it anywhere, in a callback of the collector as well: that tells, and goes on.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("policy", ["asyncio", "uvloop"])
 def test_threads_that_are_killed_at_random_lose_no_request(policy: str) -> None:
     chance = random.Random(3)
