@@ -111,6 +111,18 @@ def make_operations(keeper: Keeper, metrics_: Metrics, door: Door) -> FastAPI:
     return app
 
 
+class _Answer:
+    """A `send` that knows whether the answer has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.begun = False
+
+    async def __call__(self, message: Message) -> None:
+        self.begun = True
+        await self._send(message)
+
+
 class Shortcut:
     """Around the framework: a POST to one of these routes goes straight to its endpoint.
 
@@ -130,18 +142,12 @@ class Shortcut:
             return
         scope["app"], scope["route"] = self._app, route
         request = Request(scope, receive, send)
-        begun = False
-
-        async def sent(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
+        given = _Answer(send)
         try:
             response: Response = await route.endpoint(request)
-            await response(scope, receive, sent)
+            await response(scope, receive, given)
         except Exception as exc:
-            if not begun:
+            if not given.begun:
                 refused = isinstance(exc, BridgeError)
                 await (await (answer if refused else answer_fault)(request, exc))(scope, receive, send)
                 if refused:
@@ -157,20 +163,14 @@ class LastWord:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        begun = False
-
-        async def sent(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
+        given = _Answer(send)
         try:
-            await self._app(scope, receive, sent)
+            await self._app(scope, receive, given)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or not task.cancelling():
                 raise  # nobody gave it up: a bug, for the log
-            if not begun:  # else the connection is closed in the middle of the answer, which says it, too
+            if not given.begun:  # else the connection is closed in the middle of the answer, which says it, too
                 await (await answer(Request(scope), BridgeError("shutting_down")))(scope, receive, send)
 
 

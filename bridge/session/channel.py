@@ -23,7 +23,7 @@ from bridge.protocols.events import Partial, ServerEvent, SpeechEnded, SpeechSta
 from bridge.session.account import NOBODY, Account
 from bridge.session.breaker import Trial
 from bridge.session.engine import Engine
-from bridge.session.failover import NO_FAILURE, Seat
+from bridge.session.failover import Seat, speaks_against_it
 from bridge.session.gate import Gate
 from bridge.session.limits import SessionLimits, SessionObserver
 from bridge.session.origin import Origin
@@ -38,6 +38,10 @@ BACKOFF_CAP: Final = 5.0
 """Seconds; full jitter between 0 and min(cap, base * 2^failures), after Brooker, "Exponential Backoff and Jitter"."""
 OVERLOAD_FACTOR: Final = 6
 """How many times longer both are for a backend that is overloaded, or whose quota is used up."""
+
+
+def _nobody(*_: object) -> None:
+    """Is told."""
 
 
 class Told(Protocol):
@@ -70,8 +74,8 @@ class Channel:
         *,
         out: Told,
         observer: SessionObserver,
-        advanced: Callable[[], None],
-        warn: Callable[[str, str], None],
+        advanced: Callable[[], None] = _nobody,
+        warn: Callable[[str, str], None] = _nobody,
         origin: Origin = Origin(),
         account: Callable[[], Account] = lambda: NOBODY,
         attempts: int = 0,
@@ -308,7 +312,7 @@ class Channel:
             await stream.run(config)
             trial.succeeded()
         except BackendError as exc:
-            if exc.fault is not Fault.CLIENT and exc.code not in NO_FAILURE:
+            if speaks_against_it(exc):
                 trial.failed()
             raise
         finally:
@@ -384,10 +388,6 @@ class Channel:
 
     def _seconds(self, position: int) -> float:
         return round(position / self._rate, 3)
-
-
-def _nobody(*_: object) -> None:
-    """Is told."""
 
 
 def recognition(

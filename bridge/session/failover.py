@@ -8,11 +8,10 @@ preferred engine when they start, never in mid-sentence.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from backends.base import BackendError, Fault
@@ -26,6 +25,11 @@ log = logging.getLogger(__name__)
 NO_FAILURE: Final = ("stream_limit",)
 """Codes with which a healthy backend ends a stream."""
 OPENNESS: Final[Mapping[BreakerState, int]] = {"closed": 0, "half_open": 1, "open": 2}
+
+
+def speaks_against_it(error: BackendError) -> bool:
+    """Whether the backend has failed with this, and not the request, nor a stream that is as long as one may be."""
+    return error.fault is not Fault.CLIENT and error.code not in NO_FAILURE
 
 
 class Member:
@@ -160,11 +164,10 @@ class EnginePool:
 
     # Their sessions
 
-    @contextlib.contextmanager
-    def seats(
+    def take_seats(
         self, language: str, count: int = 1, *, backend: str | None = None, spare: float = 0.0
-    ) -> Iterator[Sequence[Seat]]:
-        """Places for one session of so many channels, all at one engine, for as long as the context lasts.
+    ) -> Sequence[Seat]:
+        """Places for one session of so many channels, all at one engine; each is to be given back.
 
         A breaker refuses nobody: where all that have room are open, the first of them is taken. `language`: as
         `languages.asked` returned it. `backend`: the one that is wanted; others go on if it fails. `spare`: the share
@@ -173,17 +176,6 @@ class EnginePool:
         Raises:
             BridgeError: `unknown_backend`, `not_ready`, `unsupported_language` or `at_capacity`.
         """
-        seats = self.take_seats(language, count, backend=backend, spare=spare)
-        try:
-            yield seats
-        finally:
-            for seat in seats:
-                seat.give_back()
-
-    def take_seats(
-        self, language: str, count: int = 1, *, backend: str | None = None, spare: float = 0.0
-    ) -> Sequence[Seat]:
-        """The same without a context: each is to be given back."""
         member = self._choose(language, count, backend, spare)
         member.engine.take(count)
         return [Seat(self, member, language, spare) for _ in range(count)]
@@ -240,7 +232,7 @@ class Seat:
         if progress:
             self._tried.clear()
         self._limited = error.code in NO_FAILURE
-        if self._limited or error.fault is Fault.CLIENT:
+        if not speaks_against_it(error):
             return "later" if error.retryable else "never"
         self._tried.add(self._member)
         now = self._pool.clock()

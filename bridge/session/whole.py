@@ -14,7 +14,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
-from backends.base import BackendError, Fault, Result
+from backends.base import BackendError, Result
 from bridge.audio.decode import StreamDecoder
 from bridge.audio.formats import AudioFormat, Encoding
 from bridge.errors import BridgeError
@@ -23,7 +23,7 @@ from bridge.protocols.events import Final as FinalEvent
 from bridge.protocols.events import ServerEvent, Start
 from bridge.session.account import NOBODY, Account
 from bridge.session.channel import Channel, recognition
-from bridge.session.failover import NO_FAILURE, Seat
+from bridge.session.failover import Seat, speaks_against_it
 from bridge.session.limits import SessionLimits, SessionObserver
 from bridge.session.origin import Origin
 from bridge.session.stream import placed_word
@@ -151,7 +151,7 @@ class Whole:
             trial.failed()
             raise BackendError("the stream does not answer", code="stalled", retryable=True) from exc
         except BackendError as exc:
-            if exc.fault is not Fault.CLIENT and exc.code not in NO_FAILURE:
+            if speaks_against_it(exc):
                 trial.failed()
             raise
         finally:
@@ -226,8 +226,6 @@ class Whole:
             _NO_VOICE,
             out=self,
             observer=self._observer,
-            advanced=_nothing,
-            warn=_unheard,
             origin=Origin(final=(self._final / self._rate,)),
             account=lambda: self._account,
             attempts=1,
@@ -236,6 +234,8 @@ class Whole:
         channel.close()
         try:
             async with asyncio.timeout(None) as self._scope:
+                if self._abandoned:  # just when the first stream failed
+                    self._stop()
                 await channel.run(failed, progress=self._final > 0)
         except TimeoutError as exc:
             raise BridgeError("shutting_down") from exc
@@ -263,11 +263,3 @@ class Whole:
         """Keep what is said."""
         if isinstance(event, FinalEvent):
             self._finals.append(event)
-
-
-def _nothing() -> None:
-    """Nobody follows how far it is."""
-
-
-def _unheard(code: str, sentence: str) -> None:
-    """Nobody is told meanwhile."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -17,7 +17,7 @@ from bridge.audio.vad.detector import Heard
 from bridge.protocols.events import Ack, Closed, Joined, Ready, ServerEvent, Start
 from bridge.protocols.events import Final as FinalEvent
 from bridge.session.engine import Engine
-from bridge.session.failover import EnginePool
+from bridge.session.failover import EnginePool, Seat
 from bridge.session.limits import SessionLimits
 from bridge.session.session import Session
 from bridge.session.voice import VoicePolicy
@@ -127,7 +127,7 @@ async def session_on(
     session = Session(
         "test",
         start,
-        seats.enter_context(engines.seats("en-US", start.lanes)),
+        seats.enter_context(seats_of(engines, "en-US", start.lanes)),
         limits or SessionLimits(),
         observer=observed,
         language="en-US",
@@ -191,6 +191,17 @@ def limited(seconds: float) -> Any:
             yield result
 
     return recognize
+
+
+@contextlib.contextmanager
+def seats_of(pool: EnginePool, language: str, count: int = 1, **terms: Any) -> Iterator[Sequence[Seat]]:
+    """Seats, as `EnginePool.take_seats` gives them, for as long as the context lasts."""
+    seats = pool.take_seats(language, count, **terms)
+    try:
+        yield seats
+    finally:
+        for seat in seats:
+            seat.give_back()
 
 
 class FunctionEngine(AsyncBackend):

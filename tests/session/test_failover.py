@@ -17,6 +17,7 @@ from bridge.session.breaker import BreakerRules
 from bridge.session.failover import EnginePool, Seat
 from tests.session.harness import (
     FunctionEngine,
+    seats_of,
     session_on,
 )
 from tests.session.pools import ScriptedThreads, engine, function, loaded, scripted
@@ -26,7 +27,7 @@ from tests.session.pools import ScriptedThreads, engine, function, loaded, scrip
 
 def seated(pool: EnginePool, language: str = "en-US", count: int = 1) -> str:
     """Where a session would be."""
-    with pool.seats(language, count) as seats:
+    with seats_of(pool, language, count) as seats:
         return seats[0].engine.name
 
 
@@ -64,7 +65,7 @@ async def test_the_preferred_one_is_probed_by_one_session_alone() -> None:
     pool = await loaded(function("a"), function("b"), clock=clock)
     broken(pool, 0)
     clock.now += 60
-    with pool.seats("en-US") as probe:
+    with seats_of(pool, "en-US") as probe:
         assert probe[0].engine.name == "a"
         assert seated(pool) == "b"
         assert seated(pool) == "b"
@@ -77,7 +78,7 @@ async def test_a_probe_without_a_stream_tells_nothing() -> None:
     pool = await loaded(function("a"), function("b"), clock=clock)
     broken(pool, 0)
     clock.now += 60
-    with pool.seats("en-US"):
+    with seats_of(pool, "en-US"):
         pass
     assert pool.members[0].breaker.state == "half_open"
     assert seated(pool) == "a"
@@ -91,7 +92,7 @@ async def test_sessions_that_start_together_are_not_all_the_probe() -> None:
 
     async def session() -> str:
         await asyncio.sleep(0)
-        with pool.seats("en-US") as seats:
+        with seats_of(pool, "en-US") as seats:
             await asyncio.sleep(0)
             return seats[0].engine.name
 
@@ -122,7 +123,7 @@ async def test_a_language_that_none_knows() -> None:
 
 async def test_a_move_is_to_one_that_knows_the_language() -> None:
     pool = await loaded(function("a"), function("danish", languages=("da",)), function("c"))
-    with pool.seats("en-US") as (seat,):
+    with seats_of(pool, "en-US") as (seat,):
         assert seat.failed(DOWN) == "now"
         assert seat.engine.name == "c"
 
@@ -131,9 +132,9 @@ async def test_one_that_is_full() -> None:
     small = function("small", max_streams=1)
     pool = await loaded(small, function("b", max_streams=2))
     assert pool.capacity == 3
-    with pool.seats("en-US"):
+    with seats_of(pool, "en-US"):
         assert (seated(pool), pool.full) == ("b", False)
-        with pool.seats("en-US", 2), pytest.raises(BridgeError) as refused:
+        with seats_of(pool, "en-US", 2), pytest.raises(BridgeError) as refused:
             assert pool.full
             seated(pool)
     assert refused.value.code == "at_capacity"
@@ -145,7 +146,7 @@ async def test_no_room_at_the_next_one() -> None:
     clock = Clock()
     pool = await loaded(function("a"), function("small", max_streams=1), clock=clock)
     small = pool.engines[1]
-    with pool.seats("en-US") as (seat,):
+    with seats_of(pool, "en-US") as (seat,):
         small.take(1)
         assert seat.failed(DOWN) == "later"
         seat.move_round()
@@ -159,14 +160,14 @@ async def test_no_room_at_the_next_one() -> None:
 async def test_no_room_and_in_vain() -> None:
     pool = await loaded(function("a"), function("small", max_streams=1))
     pool.engines[1].take(1)
-    with pool.seats("en-US") as (seat,):
+    with seats_of(pool, "en-US") as (seat,):
         assert seat.failed(BackendError("no key", fault=Fault.OPERATOR)) == "never"
 
 
 async def test_it_does_not_go_back_to_one_that_it_has_just_left() -> None:
     clock = Clock()
     pool = await loaded(function("a"), function("b"), clock=clock)
-    with pool.seats("en-US") as (seat,):
+    with seats_of(pool, "en-US") as (seat,):
         assert (seat.failed(DOWN), seat.engine.name) == ("now", "b")
         clock.now += 10
         assert (seat.failed(DOWN), seat.engine.name) == ("later", "b")
@@ -179,7 +180,7 @@ async def test_it_does_not_go_back_to_one_that_it_has_just_left() -> None:
 async def test_one_whose_breaker_is_open_is_passed_over() -> None:
     pool = await loaded(function("a"), function("b"), function("c"))
     broken(pool, 1)
-    with pool.seats("en-US") as (seat,):
+    with seats_of(pool, "en-US") as (seat,):
         assert (seat.failed(DOWN), seat.engine.name) == ("now", "c")
         assert seat.failed(DOWN) == "later"
         seat.move_round()
@@ -188,7 +189,7 @@ async def test_one_whose_breaker_is_open_is_passed_over() -> None:
 
 async def test_a_seat_is_given_back_once() -> None:
     pool = await loaded(function("a"))
-    with pool.seats("en-US") as (seat,):
+    with seats_of(pool, "en-US") as (seat,):
         assert isinstance(seat, Seat)
         seat.give_back()
         assert pool.preferred.streams == 0
@@ -285,7 +286,7 @@ async def test_one_that_cannot_be_loaded_is_left_out(error: Exception, caplog: p
     await loading
     assert (pool.state, seated(pool)) == ("ready", "good")
     assert "backend bad is left out" in caplog.text
-    with pool.seats("en-US") as (seat,):
+    with seats_of(pool, "en-US") as (seat,):
         assert seat.failed(DOWN) == "later"  # the one left out is no alternative
 
 

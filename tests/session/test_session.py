@@ -28,7 +28,7 @@ from bridge.session.engine import Engine
 from bridge.session.failover import EnginePool
 from bridge.session.limits import SessionLimits
 from bridge.session.session import Session
-from tests.session.harness import FunctionEngine, Observed, lasting_numbers, markers, session_on, words
+from tests.session.harness import FunctionEngine, Observed, lasting_numbers, markers, seats_of, session_on, words
 
 QUICK = SessionLimits(stall_seconds=0.4, stop_seconds=5)
 
@@ -412,7 +412,7 @@ async def test_a_session_that_is_abandoned_before_it_runs() -> None:
 
     engines = EnginePool(Engine(FunctionEngine(deaf)))
     await engines.load()
-    with engines.seats("en-US") as seats:
+    with seats_of(engines, "en-US") as seats:
         session = Session("test", Start(), seats, SessionLimits(), observer=Observed(), language="en-US")
         session.feed(bytes(3_200))
         session.stop("shutting_down")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from backends.base import RecognitionConfig, Result
+from backends.base import BackendError, RecognitionConfig, Result
 from backends.scripted import ScriptedFault, marker_audio
 from bridge.audio.formats import AudioFormat, Encoding
 from bridge.errors import BridgeError
@@ -20,7 +20,7 @@ from bridge.session.limits import SessionLimits
 from bridge.session.manager import SessionManager
 from bridge.session.voice import VoicePolicy
 from bridge.session.whole import PIECE_SECONDS, Whole
-from tests.session.harness import NonzeroDetection, Observed
+from tests.session.harness import NonzeroDetection, Observed, seats_of
 from tests.session.pools import QUICK, failing, function, loaded, scripted
 from tests.wire import markers
 
@@ -33,7 +33,7 @@ async def whole(*engines: Engine) -> AsyncIterator[tuple[Whole, Observed]]:
     pool = await loaded(*engines)
     observed = Observed()
     async with asyncio.timeout(LIMIT):
-        with pool.seats("en-US") as seats:
+        with seats_of(pool, "en-US") as seats:
             yield Whole("w", Start(partials=False), seats[0], QUICK, observer=observed, language="en-US"), observed
         assert not sum(engine.streams for engine in engines), "every place was given back"
         await pool.close()
@@ -119,6 +119,19 @@ async def test_cancelled_it_leaves_no_stream_open() -> None:
             await task
         assert stuck.closed
         assert recording.end_code is None, "nobody was told of an end"
+
+
+async def test_a_stream_that_fails_as_the_server_gives_up_is_not_followed_by_another() -> None:
+    async def fails(_: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        async for _piece in audio:
+            recording.abandon()
+            raise BackendError("now", retryable=True)
+        yield Result("", True, 0, 0)
+
+    async with whole(function("one", fails)) as (recording, _):
+        with pytest.raises(BridgeError) as caught:
+            await recording.finals(PCM, marker_audio(2))
+        assert caught.value.code == "shutting_down"
 
 
 async def test_a_server_that_stops_waits_for_it_and_then_no_longer() -> None:

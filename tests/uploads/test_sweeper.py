@@ -6,15 +6,12 @@ import asyncio
 import io
 import secrets
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from bridge.errors import BridgeError
 from bridge.uploads.blobs import BlobStore
 from bridge.uploads.sweeper import LEFT_UNDONE_SECONDS, LEFTOVER_SECONDS
-from bridge.uploads.urls import open_blobs
 from tests.uploads.fakes import KEEP, Intake, at_desk
 from tests.uploads.test_appends import Body, body
 from tests.uploads.test_chunks import ME, refuses, send
@@ -22,15 +19,6 @@ from tests.wire import LIMIT
 
 LATER = KEEP + 60
 """Long enough after now for everything to be over."""
-
-
-@pytest.fixture(params=["folder", "memory"])
-async def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
-    where = str(tmp_path / "blobs") if request.param == "folder" else f"memory://{secrets.token_hex(8)}"
-    store = open_blobs(where)
-    await store.open()
-    yield store
-    await store.close()
 
 
 async def names(blobs: BlobStore) -> list[str]:
