@@ -122,11 +122,12 @@ async def test_cancelled_it_leaves_no_stream_open() -> None:
 
 
 async def test_a_stream_that_fails_as_the_server_gives_up_is_not_followed_by_another() -> None:
-    async def fails(_: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
-        async for _piece in audio:
-            recording.abandon()
-            raise BackendError("now", retryable=True)
-        yield Result("", True, 0, 0)
+    async def fails(config: RecognitionConfig, audio: AsyncIterator[bytes]) -> AsyncIterator[Result]:
+        async for _ in audio:
+            if not config.attempt:
+                recording.abandon()
+                raise BackendError("now", retryable=True)
+        yield Result("too late", True, 0, 1)
 
     async with whole(function("one", fails)) as (recording, _):
         with pytest.raises(BridgeError) as caught:
