@@ -15,8 +15,10 @@ EXTRAS = $(EXTRAS_$(or $(BACKEND),$(STT_BACKEND)))
 # Tests that compute, and those that want the machine to themselves; the others are `make test`'s second part.
 COMPUTING := $(addprefix tests/,audio backends emulator jobs models observe protocols samples security session uploads)
 ALONE := $(addprefix tests/,test_hostile.py test_overload.py whisper/test_live.py)
+# In a browser: see `test-web`.
+BROWSER := tests/browser
 
-.PHONY: run test check demo bench clean
+.PHONY: run test test-clients test-web test-android check demo bench clean
 
 run: $(VENV)/run.stamp $(patsubst %,$(VENV)/extra-%.stamp,$(EXTRAS))
 	$(BIN)/stt-bridge serve --log-format text $(if $(BACKEND),--backend $(BACKEND))
@@ -26,9 +28,20 @@ demo: $(VENV)/run.stamp
 
 # Two at a time, since most of them wait; but not those that watch a server's memory, or compute as fast as they can.
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(COMPUTING)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(COMPUTING) $(ALONE))
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(COMPUTING)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(addprefix --ignore=,$(COMPUTING) $(ALONE) $(BROWSER))
 	$(BIN)/python -m pytest $(ALONE)
+
+# The clients that people hold in their hands, each with what it needs beside Python.
+test-clients: test-web test-android
+
+# The page and the SDK, in the system's Chromium (or STT_CHROMIUM).
+test-web: $(VENV)/web.stamp
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(BROWSER)
+
+# The Android library and its sample, with Java 17 and Maven; the first time some 500 MB come from Maven's repository.
+test-android: $(VENV)/run.stamp
+	STT_PYTHON=$(abspath $(BIN)/python) mvn --batch-mode --no-transfer-progress --quiet --file clients/android/pom.xml verify
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -49,6 +62,10 @@ $(VENV)/run.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/run.stamp
+
+$(VENV)/web.stamp: tests/browser/requirements.txt $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $<
+	@touch $@
 
 $(VENV)/extra-%.stamp: pyproject.toml constraints.txt | $(VENV)/run.stamp
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$*]'

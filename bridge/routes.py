@@ -16,7 +16,20 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
 import bridge
-from bridge.api import admin, health, jobs, metrics, models, openai, sessions, transcriptions, tus, uploads
+from bridge.api import (
+    admin,
+    backends,
+    health,
+    jobs,
+    metrics,
+    models,
+    openai,
+    sessions,
+    transcriptions,
+    tus,
+    uploads,
+    web,
+)
 from bridge.api.bodies import Bodies
 from bridge.api.door import Door
 from bridge.api.hearing import Hearing
@@ -73,6 +86,7 @@ def make_http(parts: Parts) -> App:
         admin.router(parts.keeper.manager.models, parts.door),
         sessions.router(parts.archive, parts.door),
         models.router(names, parts.door),
+        backends.router(parts.keeper.manager, parts.door),
         uploads.router(parts.door, parts.bodies, parts.uploads),
         tus.router(parts.door, parts.bodies, parts.uploads),
         jobs.router(
@@ -88,6 +102,7 @@ def make_http(parts: Parts) -> App:
                 parts.jobs.webhooks.check,
             ),
         ),
+        web.router(),
     )
     for router in routers:
         app.include_router(router)

@@ -173,6 +173,7 @@ FIXED = {
     "phrases": str(native.MAX_PHRASES),
     "one phrase": f"1 to {native.MAX_PHRASE_CHARS} characters",
     "`language`": "35 characters",
+    "`backend`": "100 characters",
     "`encoding`": "40 characters",
     "`audio_id`": f"{native.MAX_ID_CHARS} characters",
 }
@@ -191,7 +192,7 @@ def test_limits_that_can_be_set() -> None:
 def test_limits_that_are_fixed() -> None:
     listed = {row["Limit"]: row["Default"] for row in rows_of("Limits") if not row["Variable"]}
     assert listed == FIXED
-    for field, most in (("language", 35), ("encoding", 40)):
+    for field, most in (("language", 35), ("backend", 100), ("encoding", 40)):
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert({"type": "start", field: "x" * (most + 1)}, native.StartMessage)
         msgspec.convert({"type": "start", field: "x" * most}, native.StartMessage)

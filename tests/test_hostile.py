@@ -350,7 +350,7 @@ def requests(rng: random.Random) -> Iterator[Input]:
         ("tls", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + "\0" * 500),
         ("http2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
         ("http9", f"GET / HTTP/9.9\r\n{host}\r\n"),
-        ("no-version", f"GET /\r\n{host}\r\n"),
+        ("no-version", f"GET /nowhere\r\n{host}\r\n"),
         ("lower", f"get / http/1.1\r\n{host}\r\n"),
         ("connect", "CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: x\r\n\r\n"),
         ("no-path", f"GET  HTTP/1.1\r\n{host}\r\n"),

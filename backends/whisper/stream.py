@@ -134,8 +134,10 @@ class Stream:
             tasks = [*self._steps] if reading is None else [*self._steps, reading]
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._leases.close()
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:  # also where even this is cancelled: a lane that stays would count for ever
+                self._leases.close()
 
     # The audio
 

@@ -118,6 +118,7 @@ async def _announce(settings: Any, url: str, loaded: asyncio.Event) -> None:
     )
     sys.stderr.write(
         f"STT Bridge is ready\n"
+        f"  captions  {url}/\n"
         f"  stream    {stream}\n"
         f"  http      {url}/docs\n"
         f"  backend   {settings.backend} ({settings.language})\n"

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 TRY_SECONDS: Final = 15.0
 """For one try, all of it."""
-CLAIM_SECONDS: Final = 60.0
+CLAIM_SECONDS: Final = 20.0
 """After which a try that nobody says anything of is taken for lost."""
 RETRY_SECONDS: Final = (5.0, 30.0, 120.0, 600.0, 3_600.0, 14_400.0, 43_200.0)
 """Before each further try; after the last it is given up. 17 hours in all."""

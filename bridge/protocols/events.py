@@ -32,6 +32,7 @@ class Start:
     voice activity detection and noise suppression; None leaves it to the server. `endpointing` holds those fields of
     `bridge.audio.vad.segmenter.Endpointing` that are chosen.
 
+    `backend`: the one that is wanted, by its name (None: the best that is well); another goes on if it fails.
     `session_id`: the client's own name for the session (None: the server makes one). `store`: whether its events may
     be kept in the event log. `resume`: True if the client comes back when its connection breaks, False if it does not,
     None if it does not say. `reuse`: an ended session of the same name is forgotten for this one.
@@ -50,6 +51,7 @@ class Start:
     store: bool = True
     resume: bool | None = None
     reuse: bool = False
+    backend: str | None = None
 
     @property
     def lanes(self) -> int:

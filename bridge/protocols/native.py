@@ -47,6 +47,7 @@ class StartMessage(msgspec.Struct, tag="start", omit_defaults=True, frozen=True)
     channels: Count = 1
     channel_mode: Literal["mix", "separate"] = "mix"
     language: Annotated[str, msgspec.Meta(min_length=1, max_length=35)] | None = None
+    backend: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] | None = None
     partials: bool = True
     words: bool = True
     phrases: Annotated[tuple[Phrase, ...], msgspec.Meta(max_length=MAX_PHRASES)] = ()
@@ -94,6 +95,7 @@ class StartMessage(msgspec.Struct, tag="start", omit_defaults=True, frozen=True)
             session_id=self.session_id,
             store=self.store,
             resume=self.resume,
+            backend=self.backend,
         )
 
     def _endpointing(self) -> Mapping[str, float] | None:

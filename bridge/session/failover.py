@@ -121,6 +121,10 @@ class EnginePool:
         """The engines' own metrics."""
         return [collector for engine in self.engines for collector in engine.collectors]
 
+    def serves(self, name: str | None) -> bool:
+        """Whether it has an engine of this name that is loaded."""
+        return any(engine.name == name for engine in self._ready)
+
     @property
     def _ready(self) -> list[Engine]:
         return [engine for engine in self.engines if engine.state == "ready"]

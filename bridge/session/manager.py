@@ -65,7 +65,7 @@ class SessionManager:
         self.limits = limits
         self.metrics = metrics
         self._max_sessions = max_sessions
-        self._language = language
+        self.language = language
         self.kept_for_live = KEPT_FOR_LIVE
         """The share that files leave free; 0 where there are only files."""
         self._line = Line()
@@ -151,12 +151,15 @@ class SessionManager:
         """A session, open for as long as the context lasts. The caller runs it.
 
         It has a name of its own, its own receivers and begins at its first sample, unless these say otherwise.
-        `checked`: whether the account's quotas may refuse it. What goes on here is only counted.
+        `checked`: whether the account's quotas may refuse it. What goes on here is only counted, and goes to another
+        backend where the one that it began with is not.
 
         Raises:
-            BridgeError: `at_capacity`, `not_ready`, `shutting_down`, `unsupported_language` or `quota_exceeded`.
+            BridgeError: `at_capacity`, `not_ready`, `shutting_down`, `unsupported_language`, `unknown_backend` or
+                `quota_exceeded`.
         """
-        async with self.place(start.language, start.lanes, account=account, checked=checked) as place:
+        terms = Terms(backend=start.backend if checked or self.engines.serves(start.backend) else None)
+        async with self.place(start.language, start.lanes, account=account, checked=checked, terms=terms) as place:
             with self.seated(
                 place, start, protocol, session_id=session_id, publisher=publisher, origin=origin
             ) as opened:
@@ -177,7 +180,7 @@ class SessionManager:
             BridgeError: as `session`, or `unknown_backend`; by the context.
         """
         quota = self._quotas.session(account.subject, checked=checked) if self._quotas else None
-        return _Taken(self, languages.asked(language or self._language), lanes, account, terms, quota)
+        return _Taken(self, languages.asked(language or self.language), lanes, account, terms, quota)
 
     async def _take_seats(self, language: str, lanes: int, terms: Terms) -> Sequence[Seat]:
         """Seats, as soon as there are any; to be given back by `_leave`."""

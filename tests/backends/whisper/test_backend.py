@@ -9,7 +9,7 @@ import json
 import random
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +339,40 @@ async def test_cancelled_at_any_moment_it_leaves_nothing(backend: WhisperBackend
     assert left(backend) == []
     assert threading.active_count() <= threads + 2  # those that hear; they stay
     assert (await heard(backend, audio)).text
+
+
+async def test_a_close_that_is_cancelled_leaves_nothing(backend: WhisperBackend) -> None:
+    """Whoever closes the stream is cancelled while the audio's source is slow to let go."""
+    said_something, closing, let_go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def audio() -> AsyncIterator[bytes]:
+        yield sound(fixture.certain()[0].path) + silence(1)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            closing.set()
+            await let_go.wait()
+
+    async def read() -> None:
+        async with contextlib.aclosing(backend.recognize(RecognitionConfig(), audio())) as results:  # type: ignore[type-var]
+            async for _ in results:
+                said_something.set()
+
+    reading = asyncio.create_task(read())
+    async with asyncio.timeout(30):
+        await said_something.wait()
+        reading.cancel()
+        await closing.wait()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+    current = backend._models.loaded
+    assert current is not None
+    assert not current.scheduler._lanes
+    assert not current._users
+    let_go.set()
+    await asyncio.gather(*(task for task in left(backend) if isinstance(task, asyncio.Task)), return_exceptions=True)
+    assert left(backend) == []
 
 
 async def test_closing_the_engine_leaves_no_thread_and_no_memory() -> None:
