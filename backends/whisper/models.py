@@ -17,7 +17,7 @@ from backends.whisper import hardware, store
 from backends.whisper.metrics import WhisperMetrics
 from backends.whisper.model import Model, Prepared, Request
 from backends.whisper.options import WhisperOptions
-from backends.whisper.scheduler import Lane, Scheduler, out_of_memory
+from backends.whisper.scheduler import Lane, Scheduler, closed, out_of_memory
 from backends.whisper.window import RATE, Hypothesis, Kind
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Models:
         """
         while self._loaded is None:
             if self._closed:
-                raise BackendError("the engine was closed", code="unavailable", retryable=True)
+                raise closed()
             await self._available.wait()
         return self._loaded
 

@@ -148,7 +148,7 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
             if handle is not None:
                 handle.cancel()
         for job in [job for lane in self._lanes for job in lane.jobs if job.waits]:
-            self._fail(job, _closed())
+            self._fail(job, closed())
         ended = await asyncio.gather(self._preparing.close(CLOSE_SECONDS), self._decoding.close(CLOSE_SECONDS))
         return all(ended)
 
@@ -183,7 +183,7 @@ class Scheduler(Generic[RequestT, PreparedT, AnswerT]):
         if not lane.open:
             raise RuntimeError("the lane was left")
         if self._closed:
-            raise _closed()
+            raise closed()
         if self._hangs:
             raise _stalled()
         future: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
@@ -401,7 +401,8 @@ def _translated(cause: Exception) -> BackendError:
     return error
 
 
-def _closed() -> BackendError:
+def closed() -> BackendError:
+    """What a stream is told that outlives the engine."""
     return BackendError("the engine was closed", code="unavailable", retryable=True)
 
 

@@ -28,7 +28,7 @@ from backends.whisper.metrics import WhisperMetrics
 from backends.whisper.model import Request
 from backends.whisper.models import Loaded, Models
 from backends.whisper.options import WhisperOptions
-from backends.whisper.scheduler import Lane, Replaced
+from backends.whisper.scheduler import Lane, Replaced, closed
 from backends.whisper.speech import Ears, Span
 from backends.whisper.window import RATE, Hypothesis, Kind, Piece
 
@@ -168,7 +168,11 @@ class Stream:
         async with self._listening:
             if end > self._ears.heard:
                 samples = self._samples(self._ears.heard, end)
-                await asyncio.get_running_loop().run_in_executor(self._pool, self._ears.listen, samples)
+                try:
+                    listened = asyncio.get_running_loop().run_in_executor(self._pool, self._ears.listen, samples)
+                except RuntimeError:  # the pool was shut down
+                    raise closed() from None
+                await listened
         return self._ears.speech(self._start, end)
 
     # Steps

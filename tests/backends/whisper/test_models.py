@@ -257,6 +257,30 @@ async def test_closing_the_engine_releases_the_models_that_were_left_behind_too(
         await stream
 
 
+async def test_audio_that_comes_once_the_engine_is_closed_is_refused_as_any_other_trouble() -> None:
+    """Its threads are gone: that is nothing that a session may see as a fault of the program."""
+    one = fixture.certain(words=3)[0]
+    taken, closed = asyncio.Event(), asyncio.Event()
+
+    async def audio() -> AsyncIterator[bytes]:
+        for chunk in cut(sound(one.path)):
+            yield chunk
+        taken.set()
+        await closed.wait()
+        yield silence(1.5)
+
+    async with loaded() as backend:
+        # Without partials nothing is being decoded as the engine closes, which would have ended the stream by itself.
+        stream = asyncio.create_task(heard(backend, audio(), partials=False))
+        async with asyncio.timeout(10):
+            await taken.wait()
+    closed.set()
+    with pytest.raises(BackendError) as caught:
+        async with asyncio.timeout(5):
+            await stream
+    assert (caught.value.code, caught.value.retryable) == ("unavailable", True)
+
+
 async def test_an_engine_that_was_closed_keeps_nobody_waiting() -> None:
     async with loaded() as backend:
         pass
