@@ -30,6 +30,7 @@ class Hub:
         """Paths of all requests."""
         self.breaks_off = False
         """Whether the answer with the model ends in its middle."""
+        self._closed = False
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -45,6 +46,9 @@ class Hub:
                 self._answer(body=True)
 
             def _answer(self, *, body: bool) -> None:
+                if hub._closed:  # a connection that was kept alive
+                    self.close_connection = True
+                    return
                 path = self.path.split("?")[0]
                 hub.asked.append(path)
                 for repository, (status, code) in STATUSES.items():
@@ -87,6 +91,7 @@ class Hub:
 
     def close(self) -> None:
         """From now on nobody answers there."""
+        self._closed = True
         self._server.shutdown()
         self._server.server_close()
 
