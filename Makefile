@@ -18,6 +18,9 @@ ALONE := $(addprefix tests/,test_hostile.py test_overload.py whisper/test_live.p
 # In a browser: see `test-web`.
 BROWSER := tests/browser
 
+# Where bytecode is not kept, each of the many servers that the tests start compiles the project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test test-clients test-web test-android check demo bench clean
 
 run: $(VENV)/run.stamp $(patsubst %,$(VENV)/extra-%.stamp,$(EXTRAS))
