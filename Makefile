@@ -29,7 +29,7 @@ run: $(VENV)/run.stamp $(patsubst %,$(VENV)/extra-%.stamp,$(EXTRAS))
 demo: $(VENV)/run.stamp
 	$(BIN)/stt-bridge demo
 
-# Two at a time, since most of them wait; but not those that watch a server's memory, or compute as fast as they can.
+# Three at a time, since most of them wait; but not those that watch a server's memory, or compute as fast as they can.
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n 3 --dist worksteal $(COMPUTING)
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(addprefix --ignore=,$(COMPUTING) $(ALONE) $(BROWSER))

@@ -14,6 +14,8 @@ from typing import Final
 
 import pytest
 
+from bench.chaos.supervisor import free_port
+
 LIMIT: Final = 10.0
 """Seconds that a start or an end may take."""
 
@@ -22,8 +24,7 @@ class RedisServer:
     """One on a free port of its own, with its data (`appendonly`) in `folder`. Not started yet."""
 
     def __init__(self, folder: Path) -> None:
-        with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.folder = folder
         self.url = f"redis://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None

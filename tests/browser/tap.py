@@ -54,8 +54,7 @@ class Tap:
 
     def mute(self) -> None:
         """From now on nothing comes through the sockets that there are, and nobody is told."""
-        for writer in self._sockets:
-            self._muted.add(writer)
+        self._muted |= self._sockets
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

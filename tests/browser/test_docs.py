@@ -46,10 +46,6 @@ async def test_a_page_of_another_origin(spawn: Spawn, tmp_path: Path) -> None:
         await until(lambda: shown.inner_text("#partial"))
         await until(lambda: shown.inner_text("#finals"))
         await shown.click("#talk")
-
-        async def ended() -> bool:
-            return bool(await shown.get_attribute("#talk", "title") == "ended")
-
-        await until(ended)
+        await shown.wait_for_selector("#talk[title=ended]")
         assert (await shown.inner_text("#finals")).strip() == manifest()["hello.flac"]["transcript"]
         await watched.assert_content()

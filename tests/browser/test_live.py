@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from playwright.async_api import Page
 from tests.browser.browser import RATE, Watched, launched, lines, played, reached, recorded, state, until
 from tests.browser.fidelity import correlations
 from tests.browser.tap import Tap
-from tests.speech import manifest, recording, word_error_rate
+from tests.speech import manifest, pcm, recording, word_error_rate
 from tests.wire import Wire, http_get, spawned
 
 SAID = [utterance["text"] for utterance in manifest()["demo.flac"]["utterances"]]
@@ -44,11 +43,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with spawned(tmp_path_factory.mktemp("live"), {"STT_BACKEND": "pocketsphinx"}) as running:
         yield running.url
         running.assert_no_traceback()
-
-
-def audio_of(path: Path) -> bytes:
-    with wave.open(str(path)) as file:
-        return bytes(file.readframes(file.getnframes()))
 
 
 async def heard(page: Page, finals: int, limit: float = 60) -> None:
@@ -95,18 +89,14 @@ async def test_words_fidelity_and_a_second_screen(server: str, tmp_path: Path) -
         await stopped(page)
         assert await lines(page) == SAID
         assert_partials_before_finals(await page.evaluate("window.seen"), SAID)
-
-        async def told() -> bool:
-            return bool(await screen.get_attribute("#hall-status", "data-state") == "idle")
-
-        await until(told)
+        await screen.wait_for_selector("#hall-status[data-state=idle]")
         assert await lines(screen, "#hall") == SAID
         session = link.partition("session=")[2].partition("&")[0]
         for kind in ("txt", "srt", "vtt"):
             address = f"{server}/v1/sessions/{session}/transcript?format={kind}"
             assert await saved(page, kind) == (await asyncio.to_thread(http_get, address)).body.decode(), kind
         await watched.assert_content()
-    alike = correlations(audio_of(path), bytes(tap.audio[0]))
+    alike = correlations(pcm(path), bytes(tap.audio[0]))
     print("correlation of each second:", " ".join(f"{value:.4f}" for value in alike))  # noqa: T201 - a measurement
     assert len(alike) >= 15
     assert np.mean([value >= 0.97 for value in alike]) >= 0.9  # one slip of a busy machine is not ours
@@ -118,17 +108,17 @@ async def test_strangers_are_heard_as_well_as_without_a_browser(server: str, tmp
     audio = b"".join(recording(f"librivox-{name}.wav") + bytes(2 * RATE) for name in READ)
     path = played(tmp_path / "read.wav", audio)
     async with Wire.stream(server, start={"encoding": "pcm_s16le"}) as wire:
-        await wire.audio(audio_of(path))
+        await wire.audio(pcm(path))
         await wire.say({"type": "stop"})
         direct = " ".join((await wire.finish(60)).words)
     async with Tap.before(server) as tap, launched(path) as browser:
         page = await (await Watched.of(browser)).page(tap.url)
         await page.click("#record")
         await reached(page, "open")
-        await asyncio.sleep(len(audio_of(path)) / 2 / RATE)
+        await asyncio.sleep(len(pcm(path)) / 2 / RATE)
         await stopped(page)
         shown = " ".join(await lines(page))
-    alike = correlations(audio_of(path), bytes(tap.audio[0]))
+    alike = correlations(pcm(path), bytes(tap.audio[0]))
     said = " ".join(READ.values())
     errors = word_error_rate(said, shown), word_error_rate(said, direct)
     print(f"word error rate {errors[0]:.3f}, without a browser {errors[1]:.3f}; least correlation {min(alike):.4f}")  # noqa: T201

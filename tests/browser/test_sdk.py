@@ -10,7 +10,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -21,6 +20,7 @@ from playwright.async_api import Page
 
 from backends.base import Word
 from bench.chaos.proxy import KINDS, Proxy
+from bench.chaos.supervisor import free_port
 from bridge.errors import ERRORS
 from bridge.transcript import FORMATS, Segment
 from tests.browser.browser import Watched, launched, until
@@ -101,8 +101,7 @@ async def test_connections_that_break_in_every_way(spawn: Spawn, seed: int) -> N
 
 
 async def test_a_server_that_is_stopped_and_started_again(spawn: Spawn) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     server = spawn(engine_env(), "--port", port)
     async with launched() as browser:
         page = await (await Watched.of(browser)).page(f"{server.url}/sdk/index.js")
@@ -112,11 +111,7 @@ async def test_a_server_that_is_stopped_and_started_again(spawn: Spawn) -> None:
             server.signal(how)
             await server.exited()
             server = await asyncio.to_thread(spawn, engine_env(), "--port", port)
-
-            async def back() -> bool:
-                return bool(await page.evaluate("window.client.state === 'open'"))
-
-            await until(back)
+            await until(lambda: page.evaluate("window.client.state === 'open'"))
         await page.evaluate("window.enough = true")
         outcome = await asyncio.wait_for(said, 60)
     assert_whole(outcome)
@@ -129,11 +124,7 @@ async def test_a_connection_that_is_dead_and_says_nothing(server: str) -> None:
         said = await begun(page, most=5_000, pace=20, reconnect={"silenceSeconds": 1})
         await asyncio.sleep(1)
         tap.mute()
-
-        async def back() -> bool:
-            return bool(await page.evaluate("window.client.reconnects === 1"))
-
-        await until(back)
+        await until(lambda: page.evaluate("window.client.reconnects === 1"))
         await page.evaluate("window.enough = true")
         outcome = await asyncio.wait_for(said, 60)
     assert_whole(outcome)

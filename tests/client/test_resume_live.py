@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from backends.markers import marker_audio
+from bench.chaos.supervisor import free_port
 from bridge.client import Client, Interrupted, Receiver, Reconnect, Resumed, SessionError, connect, receive
 from bridge.protocols import native
 from bridge.protocols.native import StartMessage
@@ -125,8 +125,7 @@ async def test_a_server_that_is_stopped_and_started_again(tmp_path: Path) -> Non
 
 async def _outlives(tmp_path: Path, number: signal.Signals, start: StartMessage) -> None:
     words = 16
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     env = wire.engine_env() | {"STT_EVENT_LOG": f"sqlite:{tmp_path / 'log.db'}"}
     seen: list[native.ServerMessage] = []
     audience: list[native.ServerMessage] = []

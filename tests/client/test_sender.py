@@ -14,6 +14,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from bench.chaos.supervisor import free_port
 from bridge.client import Client, ConnectError, ConnectionLost, SessionError, connect
 from bridge.protocols import native
 from bridge.protocols.native import StartMessage
@@ -200,12 +201,6 @@ async def test_something_else_listens_there() -> None:
         with pytest.raises(ConnectError, match="HTTP status 404"):
             async with connect(url):
                 raise AssertionError
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 async def test_nothing_listens_there() -> None:

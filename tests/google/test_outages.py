@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from typing import Final
 
 import pytest
 
 from backends.scripted import marker_audio
+from bench.chaos.supervisor import free_port
 from bridge.emulator.faults import Faults, Plan
 from bridge.emulator.server import EmulatorConfig, emulating
 from tests.google.harness import always, in_order, journal, road, server, spoken, talking
@@ -45,8 +45,7 @@ async def test_an_outage(engine: str, api: str) -> None:
 
 @pytest.mark.parametrize("engine", BOTH)
 async def test_it_comes_up_after_the_client(engine: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as held:  # a port that is free once this is closed
-        port = held.getsockname()[1]
+    port = free_port()
     async with server(f"127.0.0.1:{port}", engine) as url:
         with journal() as log:
             talking_to = asyncio.create_task(spoken(url, marker_audio(6), speed=4))

@@ -5,15 +5,14 @@ import { Captions } from "./captions.js";
 import { $, make, showStatus } from "./dom.js";
 import { sentence } from "./sentences.js";
 import { token } from "./settings.js";
-import { choices, choose, switchTheme } from "./store.js";
+import { choices, choose, showChoices, switchTheme } from "./store.js";
 
-const WAITING = "Waiting for the speaker…";
 const STATES = {
   connecting: "Connecting…",
   reconnecting: "Reconnecting… nothing is lost",
 };
 const JOINED = {
-  waiting: WAITING,
+  waiting: "Waiting for the speaker…",
   live: "Live",
   held: "The speaker is away for a moment",
   ended: "The session is over",
@@ -60,7 +59,7 @@ export function openHall(session) {
 
   const size = (change) => {
     choose({ size: Math.min(300, Math.max(40, choices.size + change)) });
-    document.documentElement.style.setProperty("--size", choices.size / 100);
+    showChoices();
     captions.toEnd();
   };
   $("smaller").onclick = () => size(-10);

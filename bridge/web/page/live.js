@@ -20,7 +20,6 @@ const STATES = {
   open: "Listening",
   reconnecting: "Reconnecting… nothing is lost",
   stopping: "Finishing the last words…",
-  ended: "Done",
 };
 
 /** Everything on the tab "Live". `busy`: whether somebody is speaking, or the last words are awaited. */
@@ -184,8 +183,6 @@ export class Live {
     const button = $("record");
     button.setAttribute("aria-label", label);
     button.dataset.live = live;
-    button.disabled = false;
-    document.body.classList.toggle("is-live", live);
   }
 
   #level({ rms, peak }) {

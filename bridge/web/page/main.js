@@ -6,13 +6,13 @@ import { Live } from "./live.js";
 import { openRecordings } from "./recordings.js";
 import { sentence } from "./sentences.js";
 import { discover, openSettings } from "./settings.js";
-import { choices, switchTheme } from "./store.js";
+import { choices, showChoices, switchTheme } from "./store.js";
 
+const TABS = ["live", "file"];
 const query = new URLSearchParams(location.search);
 const session = query.get("session");
 
-document.documentElement.style.setProperty("--size", choices.size / 100);
-document.body.classList.toggle("plain", !choices.colours);
+showChoices();
 $("theme").onclick = switchTheme;
 
 if (query.get("role") === "receiver" && session) openHall(session);
@@ -26,33 +26,24 @@ function openDesk() {
     $("fact-backend").textContent = name ?? served.backends[0]?.name ?? "–";
     $("fact-language").textContent = languageName(choices.language || served.language);
   };
-  let served = null;
-  openSettings(() => {
-    document.documentElement.style.setProperty("--size", choices.size / 100);
-    document.body.classList.toggle("plain", !choices.colours);
+  openSettings((served) => {
+    showChoices();
     facts(served);
   });
   openTabs();
   openRecordings(() => showTab("file"));
-  discover().then(
-    (answer) => {
-      served = answer;
-      facts(served);
-    },
-    (error) => {
-      $("notes").textContent = sentence(error);
-    },
-  );
+  discover().then(facts, (error) => {
+    $("notes").textContent = sentence(error);
+  });
 }
 
 function openTabs() {
-  const names = ["live", "file"];
-  for (const name of names) {
+  for (const name of TABS) {
     const tab = $(`tab-${name}`);
     tab.onclick = () => showTab(name);
     tab.onkeydown = ({ key }) => {
       if (key !== "ArrowLeft" && key !== "ArrowRight") return;
-      const other = names.find((one) => one !== name);
+      const other = TABS.find((one) => one !== name);
       showTab(other);
       $(`tab-${other}`).focus();
     };
@@ -60,7 +51,7 @@ function openTabs() {
 }
 
 function showTab(name) {
-  for (const other of ["live", "file"]) {
+  for (const other of TABS) {
     const tab = $(`tab-${other}`);
     tab.setAttribute("aria-selected", String(other === name));
     tab.tabIndex = other === name ? 0 : -1;

@@ -1,5 +1,7 @@
 // Choices and keys: the two dialogs, and what the server says there is to choose from.
 
+import { authorization } from "/sdk/address.js";
+import { refusal } from "/sdk/errors.js";
 import { microphones, SttError } from "/sdk/index.js";
 import { $, languageName, make } from "./dom.js";
 import { choices, choose, keepKey, knownKey } from "./store.js";
@@ -19,8 +21,7 @@ export async function discover() {
   for (;;) {
     let answer;
     try {
-      const headers = knownKey() ? { Authorization: `Bearer ${knownKey()}` } : {};
-      answer = await fetch("/v1/backends", { headers, cache: "no-store" });
+      answer = await fetch("/v1/backends", { headers: authorization(knownKey()), cache: "no-store" });
     } catch (cause) {
       throw new SttError("unreachable", "The server cannot be reached.", { cause });
     }
@@ -29,9 +30,8 @@ export async function discover() {
       showServed();
       return served;
     }
-    const { error } = await answer.json().catch(() => ({}));
-    if (error?.code !== "unauthorized")
-      throw new SttError(error?.code ?? "unreachable", error?.message ?? answer.statusText);
+    const error = await refusal(answer);
+    if (error.code !== "unauthorized") throw error;
     await askForKey(knownKey() ? "This key is wrong, or it has expired." : null);
   }
 }
@@ -76,7 +76,7 @@ export function startFields() {
   return fields;
 }
 
-/** Make the settings' dialog work. `onChange` is told of each change. */
+/** Make the settings' dialog work. `onChange` is told at each change what the server offers (null: not known). */
 export function openSettings(onChange) {
   const dialog = $("settings");
   $("open-settings").onclick = async () => {
@@ -101,18 +101,18 @@ export function openSettings(onChange) {
     $(name).onchange = () => {
       choose({ [name]: $(name).value });
       showServed();
-      onChange();
+      onChange(served);
     };
   }
   for (const name of ["processing", "colours"]) {
     $(name).onchange = () => {
       choose({ [name]: $(name).checked });
-      onChange();
+      onChange(served);
     };
   }
   $("size").oninput = () => {
     choose({ size: Number($("size").value) });
-    onChange();
+    onChange(served);
   };
   navigator.mediaDevices?.addEventListener?.("devicechange", () => dialog.open && showMicrophones());
 }

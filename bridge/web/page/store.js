@@ -43,6 +43,12 @@ export function keepKey(value) {
   attempt(() => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY)));
 }
 
+/** Show the chosen size and colours. */
+export function showChoices() {
+  document.documentElement.style.setProperty("--size", choices.size / 100);
+  document.body.classList.toggle("plain", !choices.colours);
+}
+
 /** Switch between light and dark, from whichever is shown. */
 export function switchTheme() {
   const root = document.documentElement;

@@ -15,17 +15,16 @@ export const RECONNECT = Object.freeze({
 export class Backoff {
   #tries = 0;
 
-  constructor({ baseSeconds, mostSeconds }, random = Math.random) {
+  constructor({ baseSeconds, mostSeconds }) {
     this.base = baseSeconds;
     this.most = mostSeconds;
-    this.random = random;
   }
 
   /** Seconds to wait before the next attempt. */
   next() {
     const longest = Math.min(this.most, this.base * 2 ** Math.min(this.#tries, 32));
     this.#tries += 1;
-    return this.random() * longest;
+    return Math.random() * longest;
   }
 
   /** The outage is over. */

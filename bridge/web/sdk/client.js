@@ -173,6 +173,10 @@ export class SttClient extends Lifeline {
     return super.patience * (this.#stopSaid ? 2 : 1); // it finalizes what is left first
   }
 
+  get greeting() {
+    return "ready";
+  }
+
   opening() {
     if (this.ready === null) return this.#start;
     const { session_id, resume_token } = this.ready;
@@ -180,13 +184,8 @@ export class SttClient extends Lifeline {
   }
 
   welcome(first) {
-    if (first.type !== "ready") {
-      throw new SttError("unreachable", `The server began with \`${first.type}\` instead of \`ready\`.`);
-    }
     if (this.ready === null) this.ready = first;
     else this.#goOn(first);
-    this.tell("welcome", first);
-    this.tell("ready", first);
   }
 
   /** Take the audio up again where the server wants it (10, 11). */
@@ -243,11 +242,11 @@ export class SttClient extends Lifeline {
     if (this.#acksCome) {
       size = Math.min(size, this.#acked + this.#window - this.#cursor);
       if (size <= 0) {
-        this.#wait(ACK_PATIENCE_SECONDS, false);
+        this.#wait(ACK_PATIENCE_SECONDS);
         return false;
       }
     } else if (this.connection.waiting > MAX_WAITING_BYTES) {
-      this.#wait(PIECE_SECONDS, false); // a browser gives no event when its buffer empties
+      this.#wait(PIECE_SECONDS); // a browser gives no event when its buffer empties
       return false;
     }
     const piece = this.#ring.piece(this.#cursor, size);
@@ -258,10 +257,11 @@ export class SttClient extends Lifeline {
     return true;
   }
 
-  #wait(seconds, acksCome) {
+  /** Go on after a while without acks. */
+  #wait(seconds) {
     this.#ackTimer ??= setTimeout(() => {
       this.#ackTimer = null;
-      this.#acksCome = acksCome;
+      this.#acksCome = false;
       this.#pump();
     }, seconds * 1000);
   }

@@ -28,13 +28,13 @@ export class Connection {
    *
    * Rejects with an `SttError`: the server's refusal where it can be found out, or `unreachable`.
    */
-  static async open(server, key, opening, seconds = OPEN_SECONDS) {
+  static async open(server, key, opening) {
     const socket = socketTo(server, key);
     socket.binaryType = "arraybuffer";
     const connection = new Connection(socket);
     let timer;
     const late = new Promise((resolve) => {
-      timer = setTimeout(resolve, seconds * 1000, `The server did not get ready within ${seconds.toFixed(0)} s.`);
+      timer = setTimeout(resolve, OPEN_SECONDS * 1000, `The server did not get ready within ${OPEN_SECONDS} s.`);
     });
     const first = new Promise((resolve) => {
       connection.#welcome = resolve;

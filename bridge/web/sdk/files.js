@@ -31,9 +31,7 @@ export async function transcribeFile(file, { server, token, language, model, pro
     if (signal?.aborted) fetch(address, { method: "DELETE", headers: await headers() }).catch(() => {});
     throw error;
   }
-  const answer = await fetch(address, { headers: await headers(), signal });
-  if (!answer.ok) throw await refusal(answer);
-  const done = await answer.json();
+  const done = await fetched(address, headers, signal);
   return { ...done.result, job: done };
 }
 
@@ -63,6 +61,13 @@ function upload(url, headers, form, progress, signal) {
   });
 }
 
+/** The job as it stands. */
+async function fetched(url, headers, signal) {
+  const answer = await fetch(url, { headers: await headers(), signal });
+  if (!answer.ok) throw await refusal(answer);
+  return await answer.json();
+}
+
 /** Until the job has succeeded; over as many connections as it takes. */
 async function watch(address, headers, progress, signal) {
   const backoff = new Backoff(RECONNECT);
@@ -81,9 +86,7 @@ async function watch(address, headers, progress, signal) {
         if (ended(event, JSON.parse(data), progress)) return;
       }
       // The stream ended without the end of the job: the server stops, or there was nothing new to tell.
-      const answer = await fetch(`${address}?result=false`, { headers: await headers(), signal });
-      if (!answer.ok) throw await refusal(answer);
-      const job = await answer.json();
+      const job = await fetched(`${address}?result=false`, headers, signal);
       if (ended(job.state, job, progress)) return;
     } catch (error) {
       signal?.throwIfAborted();

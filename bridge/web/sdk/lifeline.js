@@ -67,12 +67,17 @@ export class Lifeline extends EventTarget {
 
   // What sets senders and receivers apart.
 
+  /** The type of the message that a connection begins with. */
+  get greeting() {
+    throw new Error("not implemented");
+  }
+
   /** What the next connection begins with. */
   opening() {
     throw new Error("not implemented");
   }
 
-  /** Take the first message of a connection; throws an `SttError` where it is no welcome. */
+  /** Take that message; throws an `SttError` where the session cannot go on with it. */
   welcome() {
     throw new Error("not implemented");
   }
@@ -235,7 +240,13 @@ export class Lifeline extends EventTarget {
     try {
       if (first.type === "error") throw new SttError(first.code, first.message, first);
       if (first.type === "closed") throw new SttError(first.code, `The server ended the connection (${first.code}).`);
+      if (first.type !== this.greeting) {
+        const began = `The server began with \`${first.type}\` instead of \`${this.greeting}\`.`;
+        throw new SttError("unreachable", began);
+      }
       this.welcome(first);
+      this.tell("welcome", first);
+      this.tell(first.type, first);
     } catch (error) {
       connection.abort();
       throw error;
@@ -275,12 +286,12 @@ export class Lifeline extends EventTarget {
           if (message.seq == null && resumable && this.#passes(message.code)) {
             return resolve(new SttError("connection_lost", `The server ended the connection (${message.code}).`));
           }
-          if (refused) this.#take(refused);
+          if (refused) this.tell("error", refused);
           this.closed = message;
-          this.#take(message);
+          this.tell("closed", message);
           return resolve(null);
         }
-        this.#take(message);
+        this.tell(message.type, message);
         return undefined;
       });
     });
@@ -291,11 +302,6 @@ export class Lifeline extends EventTarget {
     clearTimeout(this.#silence);
     this.#silence = null;
     return typeof why === "string" ? new SttError("connection_lost", why) : why;
-  }
-
-  #take(message) {
-    if (message.type === "error" && message.fatal) this.#error = message;
-    this.tell(message.type, message);
   }
 
   /** Whether the user is to see it; an `SttError` if messages are missing before it. */

@@ -121,7 +121,7 @@ export async function microphones() {
 }
 
 /** Why there is no microphone, by code. */
-export const MICROPHONE = Object.freeze({
+const MICROPHONE = Object.freeze({
   insecure_origin: "Browsers give a microphone to secure pages only: open this page by https:// or on localhost.",
   no_microphone_api: "This browser cannot record: it has no access to microphones.",
   microphone_denied:

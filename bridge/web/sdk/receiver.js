@@ -46,6 +46,10 @@ export class SttReceiver extends Lifeline {
     this.watch();
   }
 
+  get greeting() {
+    return "joined";
+  }
+
   opening() {
     const wanted = this.joined === null ? this.#from : this.last + 1;
     const opening = { type: "start", role: "receiver", session_id: this.#session, partials: this.#partials };
@@ -53,14 +57,9 @@ export class SttReceiver extends Lifeline {
   }
 
   welcome(first) {
-    if (first.type !== "joined") {
-      throw new SttError("unreachable", `The server began with \`${first.type}\` instead of \`joined\`.`);
-    }
     if (this.joined === null) this.last = this.#from === null ? first.last_seq : this.#from - 1;
     // It counts as told, but `closed` is still to come: the session ended before, or between two connections (15).
     if (first.state === "ended" && first.last_seq <= this.last) this.last = first.last_seq - 1;
     this.joined = first;
-    this.tell("welcome", first);
-    this.tell("joined", first);
   }
 }

@@ -105,7 +105,7 @@ function pieces({ text, start, end, words = [] }) {
 function wrap(parts) {
   const fewest = fill(parts, LINE_CHARS);
   if (fewest.length < 2) return fewest;
-  const total = parts.reduce((sum, piece) => sum + piece.length + 1, 0) - 1;
+  const total = widthOf(parts);
   for (let width = Math.floor(total / fewest.length); width < LINE_CHARS; width += 1) {
     const lines = fill(parts, width);
     if (lines.length === fewest.length && lines.every((line) => widthOf(line) <= LINE_CHARS)) return lines;

@@ -15,7 +15,6 @@ const BLOCK = 4096;
 
 /** Samples from one rate to another, in pieces of any length; the first goes out where the first came in. */
 export class Resampler {
-  #step; // input samples for each output sample
   #phases;
   #half; // taps on each side
   #taps; // phases × 2 × half
@@ -27,8 +26,7 @@ export class Resampler {
   constructor(from, to) {
     this.from = from;
     this.to = to;
-    this.#step = from / to;
-    const scale = Math.max(1, this.#step); // the lower of both rates decides
+    const scale = Math.max(1, from / to); // the lower of both rates decides
     this.#half = Math.ceil(CROSSINGS * scale);
     this.#phases = Math.min(to / gcd(from, to), MAX_PHASES);
     this.#taps = design(this.#phases, this.#half, scale);
@@ -118,7 +116,7 @@ function gcd(a, b) {
 }
 
 /** Collects samples into frames of `length`, with how loud each is. */
-export class Framer {
+class Framer {
   #view;
   #count = 0;
   #squares = 0;

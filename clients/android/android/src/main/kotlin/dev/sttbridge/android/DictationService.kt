@@ -181,8 +181,7 @@ public abstract class DictationService : Service() {
 
     private fun refuse(why: String): Boolean {
         failure = why
-        stopForeground(STOP_FOREGROUND_REMOVE)
-        stopSelf()
+        leave()
         changed(null)
         return false
     }
@@ -192,13 +191,18 @@ public abstract class DictationService : Service() {
         release()
         val session = client
         if (session == null || session.state.value == SttState.ENDED) {
-            stopForeground(STOP_FOREGROUND_REMOVE)
-            stopSelf()
+            leave()
             return
         }
         session.stop()
         main.postDelayed(giveUp, STOP_MILLIS)
         changed(null)
+    }
+
+    /** Out of the foreground; the service ends once nobody is bound to it. */
+    private fun leave() {
+        stopForeground(STOP_FOREGROUND_REMOVE)
+        stopSelf()
     }
 
     private fun release() {
@@ -215,8 +219,7 @@ public abstract class DictationService : Service() {
             main.removeCallbacks(giveUp)
             release()
             failure = event.error?.message ?: failure
-            stopForeground(STOP_FOREGROUND_REMOVE)
-            stopSelf()
+            leave()
         }
         changed(event)
     }

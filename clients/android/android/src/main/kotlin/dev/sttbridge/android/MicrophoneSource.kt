@@ -1,8 +1,6 @@
 package dev.sttbridge.android
 
-import android.Manifest
 import android.content.Context
-import android.content.pm.PackageManager
 import android.media.AudioDeviceInfo
 import android.media.AudioFormat
 import android.media.AudioManager
@@ -66,7 +64,6 @@ public class MicrophoneSource private constructor(builder: Builder, private val 
     private var wanted = false
     private var paused = false
     private var interrupted = false
-    private var broken = false
 
     public val state: StateFlow<MicrophoneState> get() = states
 
@@ -84,7 +81,7 @@ public class MicrophoneSource private constructor(builder: Builder, private val 
      * @throws SecurityException without the permission RECORD_AUDIO.
      */
     public fun start() {
-        if (context.checkSelfPermission(Manifest.permission.RECORD_AUDIO) != PackageManager.PERMISSION_GRANTED) {
+        if (!MicrophonePermission.granted(context)) {
             throw SecurityException("the permission RECORD_AUDIO is missing: see MicrophonePermission")
         }
         lock.withLock {
@@ -145,7 +142,6 @@ public class MicrophoneSource private constructor(builder: Builder, private val 
             if (heard > before) failures = 0
             if (why == null) continue
             failures += 1
-            lock.withLock { broken = true }
             if (failures >= MAX_FAILURES) {
                 failure = why
                 break
@@ -186,7 +182,6 @@ public class MicrophoneSource private constructor(builder: Builder, private val 
             lock.withLock {
                 record = opened
                 if (!recording) return null
-                broken = false
                 silencing.session = opened.audioSessionId
                 update()
             }
@@ -262,7 +257,7 @@ public class MicrophoneSource private constructor(builder: Builder, private val 
             failure != null -> MicrophoneState.FAILED
             !wanted -> MicrophoneState.STOPPED
             !recording -> MicrophoneState.PAUSED
-            broken || record == null -> MicrophoneState.REOPENING
+            record == null -> MicrophoneState.REOPENING
             silencing.silenced -> MicrophoneState.SILENCED
             else -> MicrophoneState.RECORDING
         }

@@ -15,9 +15,8 @@ class FakeMicrophone(
     private val audio: ByteArray,
     private val errors: Map<Int, Int> = emptyMap(),
     private val speed: Int = 50,
-    seed: Int = 1,
 ) {
-    private val random = Random(seed)
+    private val random = Random(1)
     private val struck = mutableSetOf<Int>()
 
     private val opened = Collections.synchronizedMap(IdentityHashMap<AudioRecord, Opened>())

@@ -7,6 +7,7 @@ import android.media.AudioRecord
 import android.media.AudioRecordingConfiguration
 import android.media.MediaRecorder
 import android.os.Looper
+import dev.sttbridge.android.Waiting.until
 import dev.sttbridge.client.Level
 import dev.sttbridge.client.Speech
 import java.io.ByteArrayOutputStream
@@ -154,8 +155,6 @@ class MicrophoneSourceTest {
         assertFailsWith<SecurityException> { source.start() }
         assertEquals(MicrophoneState.STOPPED, source.state.value)
     }
-
-    private fun until(seconds: Long = 10, condition: () -> Boolean) = Waiting.until(seconds, condition)
 }
 
 /** Waits for another thread's doing while the main looper goes on. */

@@ -18,15 +18,11 @@ internal class Door(
      */
     suspend fun open(start: String, millis: Long): Pair<Connection, Message> {
         val opened = connect(millis)
-        var answered = false
-        try {
+        return opened.orAbort {
             opened.say(start)
             val first = withTimeoutOrNull(millis) { firstMessage(opened) }
                 ?: throw SttConnectException("the server did not get ready within $millis ms")
-            answered = true
-            return opened to first
-        } finally {
-            if (!answered) opened.abort("it was given up")
+            opened to first
         }
     }
 

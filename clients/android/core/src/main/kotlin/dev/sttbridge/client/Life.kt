@@ -7,7 +7,6 @@ import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.ExperimentalCoroutinesApi
 import kotlinx.coroutines.async
 import kotlinx.coroutines.cancelAndJoin
-import kotlinx.coroutines.channels.onSuccess
 import kotlinx.coroutines.coroutineScope
 import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.launch
@@ -38,7 +37,7 @@ internal class Life(
     val room = Signal()
 
     private val door = Door(transport, tokens, policy.tokenMillis)
-    private val beginning = Wire.start(options, resume = true)
+    private val beginning = Wire.start(options)
     private val ack = Signal()
     private val hurry = Signal()
     private val silence = Silence(clock)
@@ -195,14 +194,7 @@ internal class Life(
     private suspend fun open(millis: Long): Opened {
         val start = if (begun) Wire.resume(ready.sessionId, ready.resumeToken.orEmpty(), last + 1) else beginning
         val (opened, first) = door.open(start, millis)
-        var welcome = false
-        try {
-            val again = welcome(first)
-            welcome = true
-            return Opened(opened, again)
-        } finally {
-            if (!welcome) opened.abort("it was given up")
-        }
+        return opened.orAbort { Opened(opened, welcome(first)) }
     }
 
     /** Take the first message of a connection. Returns the bytes that are to be sent again. */
@@ -323,10 +315,7 @@ internal class Life(
     private suspend fun next(connection: Connection): String {
         while (true) {
             val text = select<String?> {
-                connection.incoming.onReceiveCatching { result ->
-                    result.onSuccess { return@onReceiveCatching it }
-                    throw result.exceptionOrNull() ?: SttLostException("the connection broke off")
-                }
+                connection.incoming.onReceive { it }
                 onTimeout(policy.silenceMillis) { null }
             }
             if (text != null) return text

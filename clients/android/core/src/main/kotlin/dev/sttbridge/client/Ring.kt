@@ -67,24 +67,17 @@ internal class Ring(private val packets: Boolean = false) {
         if (data.size > FIRST_BYTES && held < data.size / SPARE) resize(held * 2)
     }
 
-    private fun index(position: Long): Int = (position and (data.size - 1).toLong()).toInt()
+    private fun index(position: Long, size: Int = data.size): Int = (position and (size - 1).toLong()).toInt()
 
     private fun resize(least: Int) {
         val other = ByteArray(max(Integer.highestOneBit(max(least - 1, 1)) shl 1, FIRST_BYTES))
-        val kept = held
-        val from = index(start)
-        val first = min(kept, data.size - from)
-        // Positions keep their place modulo the new size.
         var at = start
-        for ((begin, count) in listOf(from to first, 0 to kept - first)) {
-            var done = 0
-            while (done < count) {
-                val to = (at and (other.size - 1).toLong()).toInt()
-                val run = min(count - done, other.size - to)
-                data.copyInto(other, to, begin + done, begin + done + run)
-                done += run
-                at += run
-            }
+        while (at < end) {
+            val from = index(at)
+            val to = index(at, other.size)
+            val run = minOf((end - at).toInt(), data.size - from, other.size - to)
+            data.copyInto(other, to, from, from + run)
+            at += run
         }
         data = other
     }

@@ -33,3 +33,13 @@ internal interface Connection {
     /** Cut it at once; [incoming] ends with [reason]. */
     fun abort(reason: String)
 }
+
+/** What [block] makes of it; the connection is cut where that fails or is cancelled. */
+internal inline fun <T> Connection.orAbort(block: () -> T): T {
+    var done = false
+    try {
+        return block().also { done = true }
+    } finally {
+        if (!done) abort("it was given up")
+    }
+}

@@ -47,8 +47,8 @@ internal sealed interface Message {
 
 /** The native protocol's messages as text; docs/protocol.md. */
 internal object Wire {
-    /** `start` of a new session. */
-    fun start(options: SttOptions, resume: Boolean): String = buildJsonObject {
+    /** `start` of a new session, which its client comes back to. */
+    fun start(options: SttOptions): String = buildJsonObject {
         put("type", "start")
         put("encoding", options.encoding)
         put("sample_rate", options.sampleRate)
@@ -63,7 +63,7 @@ internal object Wire {
         options.denoise?.let { put("denoise", it) }
         options.sessionId?.let { put("session_id", it) }
         if (!options.store) put("store", false)
-        if (resume) put("resume", true)
+        put("resume", true)
     }.toString()
 
     /** `start` of a session that goes on. */

@@ -9,7 +9,6 @@ import java.util.concurrent.ConcurrentLinkedQueue
 import java.util.concurrent.CopyOnWriteArrayList
 import java.util.concurrent.CountDownLatch
 import java.util.concurrent.TimeUnit
-import java.util.concurrent.atomic.AtomicInteger
 import kotlin.concurrent.thread
 import kotlin.random.Random
 
@@ -42,9 +41,6 @@ class FaultProxy(private val target: Int, plans: List<Plan> = emptyList()) : Clo
     /** Faults that struck. */
     val struck = ConcurrentLinkedQueue<Fault>()
 
-    /** Connections that came. */
-    val connections = AtomicInteger()
-
     init {
         thread(isDaemon = true, name = "proxy") { accept() }
     }
@@ -56,7 +52,6 @@ class FaultProxy(private val target: Int, plans: List<Plan> = emptyList()) : Clo
             } catch (_: IOException) {
                 return // closed
             }
-            connections.incrementAndGet()
             try {
                 links += Link(client, Socket(InetAddress.getLoopbackAddress(), target), plans.poll())
             } catch (_: IOException) {

@@ -8,6 +8,7 @@ import kotlin.test.assertNull
 import kotlin.test.assertTrue
 import kotlin.time.Duration.Companion.seconds
 import kotlinx.coroutines.async
+import kotlinx.coroutines.coroutineScope
 import kotlinx.coroutines.flow.toList
 import kotlinx.coroutines.runBlocking
 import kotlinx.coroutines.withTimeout
@@ -41,6 +42,15 @@ internal class Told(val events: List<SttEvent>) {
     val ended = events.last() as SttEvent.Ended
 }
 
+/** All that a session tells, up to its end, while [speak] goes on. */
+internal suspend fun SttClient.told(speak: suspend SttClient.() -> Unit): Told = coroutineScope {
+    val all = async { events.toList() }
+    start()
+    speak(this@told)
+    finish()
+    Told(all.await())
+}
+
 /** A recording as fast as the server takes it. */
 internal class Run(private val audio: ByteArray, private val seed: Int = 0, private val faults: Int = 50) {
     fun broken(port: Int): Told {
@@ -64,13 +74,11 @@ internal class Run(private val audio: ByteArray, private val seed: Int = 0, priv
             .apply(prepare)
             .build()
         withTimeout(240.seconds) {
-            val events = async { client.events.toList() }
-            client.start()
-            for (at in audio.indices step FRAME) client.send(audio, at, minOf(FRAME, audio.size - at))
-            val ended = client.finish()
-            assertNull(ended.error)
-            val told = Told(events.await())
-            assertEquals(audio.size.toDouble() / Speech.SECOND_BYTES, assertNotNull(ended.duration), 1e-3)
+            val told = client.told {
+                for (at in audio.indices step FRAME) send(audio, at, minOf(FRAME, audio.size - at))
+            }
+            assertNull(told.ended.error)
+            assertEquals(audio.size.toDouble() / Speech.SECOND_BYTES, assertNotNull(told.ended.duration), 1e-3)
             val numbers = told.finals.map { it.seq }
             assertEquals(numbers.distinct().sorted(), numbers)
             told

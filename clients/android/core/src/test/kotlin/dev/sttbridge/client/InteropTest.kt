@@ -3,6 +3,7 @@ package dev.sttbridge.client
 import java.io.File
 import java.net.InetAddress
 import java.net.ServerSocket
+import java.nio.file.Files
 import java.util.concurrent.CopyOnWriteArrayList
 import kotlin.test.Test
 import kotlin.test.assertEquals
@@ -35,13 +36,7 @@ class InteropTest {
 
     private fun within(block: suspend CoroutineScope.() -> Unit) = runBlocking { withTimeout(60.seconds) { block() } }
 
-    private suspend fun CoroutineScope.told(client: SttClient, audio: ByteArray = this@InteropTest.audio): Told {
-        val events = async { client.events.toList() }
-        client.start()
-        client.send(audio)
-        client.finish()
-        return Told(events.await())
-    }
+    private suspend fun told(client: SttClient, audio: ByteArray = this.audio) = client.told { send(audio) }
 
     @Test
     fun `audio goes as base64 where binary messages do not pass`() = Shared.markers { server ->
@@ -80,14 +75,12 @@ class InteropTest {
         BridgeServer.markers(mapOf("STT_API_KEYS" to "good-token-0000000")).use { server ->
             FaultProxy(server.port).use { proxy ->
                 within {
-                    val client = client(proxy.port) { tokens(tokens) }
-                    val events = async { client.events.toList() }
-                    client.connect()
-                    assertEquals(listOf(null, "expired-token-0000"), asked.toList())
-                    client.send(audio)
-                    proxy.strike(Fault.RESET)
-                    client.finish()
-                    val told = Told(events.await())
+                    val told = client(proxy.port) { tokens(tokens) }.told {
+                        connect()
+                        assertEquals(listOf(null, "expired-token-0000"), asked.toList())
+                        send(audio)
+                        proxy.strike(Fault.RESET)
+                    }
                     assertEquals(said, told.text)
                     assertEquals(1, told.resumed)
                     assertEquals(4, asked.size)
@@ -113,7 +106,7 @@ class InteropTest {
     @Test
     fun `wss needs a certificate that is trusted, and pins hold`() {
         val certificate = HeldCertificate.Builder().addSubjectAlternativeName("localhost").build()
-        val folder = File.createTempFile("tls", "").apply { delete(); mkdir() }
+        val folder = Files.createTempDirectory("tls").toFile()
         val chain = File(folder, "chain.pem").apply { writeText(certificate.certificatePem()) }
         val key = File(folder, "key.pem").apply { writeText(certificate.privateKeyPkcs8Pem()) }
         val trust = HandshakeCertificates.Builder().addTrustedCertificate(certificate.certificate).build()
@@ -135,7 +128,7 @@ class InteropTest {
 
     @Test
     fun `a server that is stopped and started again goes on with the session`() {
-        val folder = File.createTempFile("log", "").apply { delete(); mkdir() }
+        val folder = Files.createTempDirectory("log").toFile()
         val settings = mapOf("STT_EVENT_LOG" to "sqlite:${File(folder, "events.db").path}")
         within {
             val first = BridgeServer.markers(settings)
@@ -185,14 +178,13 @@ class InteropTest {
         for (fault in listOf(Fault.FIN, Fault.RESET, Fault.HALF_OPEN)) {
             FaultProxy(server.port).use { proxy ->
                 within {
-                    val client = client(proxy.port)
-                    val events = async { client.events.toList() }
-                    client.connect()
-                    client.send(audio)
-                    client.stop()
-                    proxy.strike(fault)
-                    client.finish()
-                    assertEquals(said, Told(events.await()).text)
+                    val told = client(proxy.port).told {
+                        connect()
+                        send(audio)
+                        stop()
+                        proxy.strike(fault)
+                    }
+                    assertEquals(said, told.text)
                 }
             }
         }
@@ -216,15 +208,13 @@ class InteropTest {
     @Test
     fun `flush asks for finals while the session goes on`() = Shared.markers { server ->
         within {
-            val client = client(server.port)
-            val events = async { client.events.toList() }
-            client.connect()
             val word = audio.copyOf(9_600) // without the pause that would end the utterance
-            client.send(word)
-            client.flush()
-            client.send(audio, word.size)
-            client.finish()
-            val told = Told(events.await())
+            val told = client(server.port).told {
+                connect()
+                send(word)
+                flush()
+                send(audio, word.size)
+            }
             assertEquals(said, told.text)
             assertEquals("w0", told.finals.first().text)
         }
@@ -234,14 +224,13 @@ class InteropTest {
     fun `a paused microphone does not end the session`() =
         BridgeServer.markers(mapOf("STT_IDLE_SECONDS" to "1")).use { server ->
             within {
-                val client = client(server.port)
-                val events = async { client.events.toList() }
-                client.connect()
-                client.send(audio, 0, audio.size / 2)
-                delay(2_500)
-                client.send(audio, audio.size / 2)
-                client.finish()
-                assertEquals(said, Told(events.await()).text)
+                val told = client(server.port).told {
+                    connect()
+                    send(audio, 0, audio.size / 2)
+                    delay(2_500)
+                    send(audio, audio.size / 2)
+                }
+                assertEquals(said, told.text)
             }
         }
 

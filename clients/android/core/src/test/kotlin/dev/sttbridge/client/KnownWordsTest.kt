@@ -6,8 +6,6 @@ import kotlin.test.assertEquals
 import kotlin.test.assertNull
 import kotlin.test.assertTrue
 import kotlin.time.Duration.Companion.seconds
-import kotlinx.coroutines.async
-import kotlinx.coroutines.flow.toList
 import kotlinx.coroutines.runBlocking
 import kotlinx.coroutines.withTimeout
 
@@ -47,11 +45,7 @@ class KnownWordsTest {
             .reconnect(reconnect { silenceMillis = 1_000; openMillis = 2_000 })
             .build()
         withTimeout(120.seconds) {
-            val events = async { client.events.toList() }
-            client.start()
-            for (packet in packets) client.send(packet)
-            assertNull(client.finish().error)
-            Told(events.await())
+            client.told { for (packet in packets) send(packet) }.also { assertNull(it.ended.error) }
         }
     }
 }

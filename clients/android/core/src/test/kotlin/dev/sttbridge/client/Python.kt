@@ -31,10 +31,9 @@ object Python {
 
 /** The real server as a process of its own; `settings` are its `STT_` variables. */
 class BridgeServer(
-    private val backend: String,
-    private val settings: Map<String, String> = emptyMap(),
+    backend: String,
+    settings: Map<String, String> = emptyMap(),
     port: Int = 0,
-    private val arguments: List<String> = emptyList(),
 ) : Closeable {
     private val folder = Files.createTempDirectory("bridge").toFile()
     private val log = File(folder, "stderr")
@@ -42,7 +41,7 @@ class BridgeServer(
     val port: Int
 
     init {
-        val builder = Python.process("-m", "bridge", "serve", "--backend", backend, "--port", "$port", *arguments.toTypedArray())
+        val builder = Python.process("-m", "bridge", "serve", "--backend", backend, "--port", "$port")
         builder.environment() += settings + ("XDG_STATE_HOME" to folder.path)
         process = builder.directory(folder).redirectError(log).redirectOutput(File(folder, "stdout")).start()
         val address = Regex("""stream +wss?://[^/\s]+:(\d+)/v1/stream""")

@@ -18,7 +18,6 @@ import kotlinx.coroutines.runBlocking
 import kotlinx.coroutines.withTimeout
 import mockwebserver3.MockResponse
 import mockwebserver3.MockWebServer
-import okhttp3.Response
 import okhttp3.WebSocket
 import okhttp3.WebSocketListener
 
@@ -37,8 +36,6 @@ class ScriptedServerTest {
         MockResponse.Builder().webSocketUpgrade(
             object : WebSocketListener() {
                 private val number = ++connections
-
-                override fun onOpen(webSocket: WebSocket, response: Response) = Unit
 
                 override fun onMessage(webSocket: WebSocket, text: String) {
                     if ("\"start\"" !in text) return

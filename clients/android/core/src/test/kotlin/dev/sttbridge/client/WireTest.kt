@@ -25,7 +25,7 @@ class WireTest {
     fun `start says what was chosen`() {
         val plain = """{"type":"start","encoding":"pcm_s16le","sample_rate":16000,"channels":1,"partials":true,""" +
             """"words":true,"resume":true}"""
-        assertEquals(plain, Wire.start(sttOptions { }, resume = true))
+        assertEquals(plain, Wire.start(sttOptions { }))
         val chosen = sttOptions {
             language = "de-DE"
             backend = "whisper"
@@ -36,7 +36,7 @@ class WireTest {
             sessionId = "0123456789abcdef"
             store = false
         }
-        val text = Wire.start(chosen, resume = false)
+        val text = Wire.start(chosen)
         for (part in listOf(
             """"language":"de-DE"""", """"phrases":["say \"when\""]""", """"vad":true""", """"endpoint_silence_ms":700""",
             """"denoise":false""", """"session_id":"0123456789abcdef"""", """"store":false""",

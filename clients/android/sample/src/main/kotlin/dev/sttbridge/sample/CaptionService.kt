@@ -10,7 +10,7 @@ class CaptionService : DictationService() {
     override fun createClient(): SttClient {
         val builder = SttClient.Builder(address(this)).options(sttOptions { sampleRate = 16_000 })
         // A real app asks its own service for a token that soon expires: builder.tokens { refused -> … }
-        key.takeIf { it.isNotEmpty() }?.let { builder.key(it) }
+        if (key.isNotEmpty()) builder.key(key)
         return builder.build()
     }
 

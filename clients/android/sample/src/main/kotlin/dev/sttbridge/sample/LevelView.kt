@@ -5,7 +5,6 @@ import android.graphics.Canvas
 import android.graphics.Color
 import android.graphics.Paint
 import android.view.View
-import dev.sttbridge.client.Level
 
 /** A bar as long as the microphone is loud: -60 dB to 0. Draws itself anew with each screen frame while it is seen. */
 class LevelView(context: Context, private val level: () -> Float) : View(context) {
@@ -22,7 +21,7 @@ class LevelView(context: Context, private val level: () -> Float) : View(context
     }
 
     override fun onDraw(canvas: Canvas) {
-        val loud = ((level().coerceAtLeast(Level.SILENCE) - QUIET) / -QUIET).coerceIn(0f, 1f)
+        val loud = ((level() - QUIET) / -QUIET).coerceIn(0f, 1f)
         shown = maxOf(loud, shown - FALL) // up at once, down slowly
         canvas.drawRect(0f, 0f, width * shown, height.toFloat(), paint)
         postInvalidateOnAnimation()

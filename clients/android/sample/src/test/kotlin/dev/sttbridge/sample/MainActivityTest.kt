@@ -53,7 +53,11 @@ class MainActivityTest {
 
     private fun press() {
         activity.button.performClick()
-        // Robolectric notes that a service is to be started, and leaves it at that.
+        startService()
+    }
+
+    /** Robolectric notes that a service is to be started, and leaves it at that. */
+    private fun startService() {
         application.nextStartedService?.let { service.get().onStartCommand(it, 0, 1) }
     }
 
@@ -62,7 +66,7 @@ class MainActivityTest {
         if (result == PERMISSION_GRANTED) application.grantPermissions(RECORD_AUDIO)
         val results = IntArray(asked.requestedPermissions.size) { result }
         activity.onRequestPermissionsResult(asked.requestCode, asked.requestedPermissions, results)
-        application.nextStartedService?.let { service.get().onStartCommand(it, 0, 1) }
+        startService()
     }
 
     @Test
