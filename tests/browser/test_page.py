@@ -156,8 +156,17 @@ async def test_a_key(spawn: Spawn, tmp_path: Path) -> None:
     async with launched(recorded(tmp_path, "hello.flac")) as browser:
         watched = await Watched.of(browser)
         page = await watched.page(server.url)
-        for key in ("wrong", "open-sesame"):
-            await page.wait_for_selector("#key-dialog[open]")
+        first = ("wrong", "This server asks for an API key or a token.")
+        second = ("open-sesame", "This key is wrong, or it has expired.")
+        for key, why in (first, second):
+            await page.wait_for_selector(f"#key-dialog[open] >> text={why}")
+            await page.fill("#key", key)
+            await page.keyboard.press("Enter")
+        await page.wait_for_selector("#key-dialog", state="hidden")
+        await page.click("#open-settings")  # it is forgotten, and asked for as if there had never been one
+        await page.click("#change-key")
+        for key, why in (("", "Another key, or none, to forget it."), ("open-sesame", first[1])):
+            await page.wait_for_selector(f"#key-dialog[open] >> text={why}")
             await page.fill("#key", key)
             await page.keyboard.press("Enter")
         await page.wait_for_selector("#key-dialog", state="hidden")
@@ -198,6 +207,24 @@ async def test_choices(spawn: Spawn, tmp_path: Path) -> None:
         assert await page.inner_text("#fact-backend") == "scripted-threads"
         assert await page.inner_text("#fact-language") == "German (Germany)"
         await watched.assert_content()
+
+
+async def test_choices_outlive_a_server_that_is_away(server: str) -> None:
+    """Looking at the settings while nobody says what there is to choose between forgets nothing."""
+    chosen = {"language": "de-DE", "backend": "whisper", "microphone": "usb"}
+    async with launched() as browser:
+        watched = await Watched.of(browser)
+        await watched.context.add_init_script(f"localStorage.setItem('stt-choices', '{json.dumps(chosen)}')")
+        await watched.context.route("**/v1/backends", lambda route: route.abort())
+        page = await watched.page(server)
+        await until(lambda: page.inner_text("#notes"))
+        await page.click("#open-settings")
+        assert await page.input_value("#language") == "de-DE"
+        assert await page.input_value("#backend") == "whisper"
+        assert await page.input_value("#microphone") == "usb"
+        await page.click("#settings-done")
+        kept = json.loads(await page.evaluate("localStorage.getItem('stt-choices')"))
+        assert {name: kept[name] for name in chosen} == chosen
 
 
 async def test_by_keyboard_alone(server: str, tmp_path: Path) -> None:

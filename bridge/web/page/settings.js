@@ -46,7 +46,7 @@ export async function token(reason) {
 function askForKey(why, { required = true } = {}) {
   asking ??= new Promise((resolve, reject) => {
     const dialog = $("key-dialog");
-    if (why) $("key-why").textContent = why;
+    $("key-why").textContent = why ?? "This server asks for an API key or a token.";
     $("key").value = "";
     $("key").required = required;
     $("key-form").onsubmit = (event) => {
@@ -120,7 +120,7 @@ export function openSettings(onChange) {
 function showServed() {
   const { language, backends } = served ?? { language: "", backends: [] };
   const names = backends.map(({ name }) => name);
-  if (choices.backend && !names.includes(choices.backend)) choose({ backend: "" });
+  if (served && choices.backend && !names.includes(choices.backend)) choose({ backend: "" });
   const first = backends.length === 1 ? names[0] : `The server's choice (${names[0] ?? "not known yet"})`;
   fill($("backend"), [["", first], ...(names.length > 1 ? names.map((name) => [name, name]) : [])], choices.backend);
   const wanted = backends.filter(({ name }) => !choices.backend || name === choices.backend);
@@ -129,19 +129,21 @@ function showServed() {
   if (wanted.some((backend) => backend.detects_language)) tags.add("auto");
   tags.delete(language);
   const listed = [...tags].map((tag) => [tag, languageName(tag)]).sort(([, a], [, b]) => a.localeCompare(b));
-  if (choices.language && !tags.has(choices.language)) choose({ language: "" });
-  fill($("language"), [["", language ? languageName(language) : "The server's choice"], ...listed], choices.language);
+  if (served && choices.language && !tags.has(choices.language)) choose({ language: "" });
+  const usual = language ? languageName(language) : "The server's choice";
+  fill($("language"), [["", usual], ...listed], choices.language, languageName(choices.language));
 }
 
 async function showMicrophones() {
   const devices = await microphones().catch(() => []);
   const named = devices.filter(({ label }) => label).map(({ deviceId, label }) => [deviceId, label]);
-  if (choices.microphone && !named.some(([id]) => id === choices.microphone))
-    named.push([choices.microphone, "The one chosen before"]);
-  fill($("microphone"), [["", "The system's choice"], ...named.filter(([id]) => id !== "default")], choices.microphone);
+  const listed = named.filter(([id]) => id !== "default");
+  fill($("microphone"), [["", "The system's choice"], ...listed], choices.microphone, "The one chosen before");
 }
 
-function fill(select, options, chosen) {
+/** `name`: of what was chosen, where it is not among the options now. */
+function fill(select, options, chosen, name = chosen) {
+  if (chosen && !options.some(([value]) => value === chosen)) options.push([chosen, name]);
   select.replaceChildren(
     ...options.map(([value, text]) => {
       const option = make("option", "", text);
