@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final, TypeVar
 
 from bridge.background import for_ever
@@ -47,7 +47,7 @@ FAILURES: Final = 8
 """Attempts that a job may fail through no fault of its file: an engine has some five minutes to come to."""
 BACKOFF_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 3.0
-"""For putting jobs back when the worker stops."""
+"""For what a worker that stops has still to say: which jobs it puts back, what came of those that are done."""
 
 PUT_BACK: Final = "put_back"
 GONE: Final = "gone"
@@ -180,7 +180,7 @@ class Worker:
             if not work.done():
                 lease.result()
                 return GONE  # called off, or others go on with it
-            return await self._settle(job, attempt, work.result())
+            return await _to_its_end(self._settle(job, attempt, work.result()))
         except asyncio.CancelledError:
             await _within(STOP_SECONDS, self._store.put_back(job))
             raise
@@ -296,6 +296,16 @@ async def _insist(ask: Callable[[], Awaitable[T]]) -> T:
         except StoreUnavailableError as exc:
             log.warning("jobs: %s", exc)
         await asyncio.sleep(AWAY_SECONDS)
+
+
+async def _to_its_end(last: Coroutine[None, None, T]) -> T:
+    """What is done is said, and its file deleted, though the worker stops meanwhile; within a limit."""
+    saying = asyncio.ensure_future(last)
+    try:
+        return await asyncio.shield(saying)
+    except asyncio.CancelledError:
+        await _within(STOP_SECONDS, saying)
+        return saying.result()  # raises CancelledError if that was too long
 
 
 async def _within(seconds: float, last: Awaitable[object]) -> None:

@@ -244,6 +244,49 @@ async def test_a_worker_that_stops_gives_its_jobs_back_at_once(store: Troubled, 
     assert (done.state, done.attempt, done.lost, done.failures) == (State.SUCCEEDED, 2, 0, 0)
 
 
+@pytest.mark.parametrize("step", ["finish", "delete"])
+async def test_a_worker_that_stops_says_first_what_is_done(
+    step: str, store: Troubled, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stop comes while it writes the result down, or deletes the file."""
+    owner: object = store if step == "finish" else blobs
+    real, begun, gate, metrics = getattr(owner, step), asyncio.Event(), asyncio.Event(), Metrics()
+
+    async def slow(*given: object) -> object:
+        begun.set()
+        await gate.wait()
+        return await real(*given)
+
+    monkeypatch.setattr(owner, step, slow)
+    stopped = worker(store, blobs, FakeBatch(), metrics)
+    async with working(stopped):
+        job = await handed_in(store, blobs)
+        async with asyncio.timeout(LIMIT):
+            await begun.wait()
+        stopping = asyncio.create_task(stopped.stop())
+        await asyncio.sleep(0.05)
+        gate.set()
+        await stopping
+    assert (await ended(store, job)).state is State.SUCCEEDED
+    assert not await blobs.entries("files")
+    assert metric(generate_latest(metrics.registry), "stt_job_seconds_count", state="succeeded") == 1
+
+
+async def test_a_result_that_nobody_hears_holds_up_no_stop(
+    store: Troubled, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "STOP_SECONDS", 0.05)
+    store.away = {"finish": 1_000_000}
+    stopped = worker(store, blobs, FakeBatch())
+    async with working(stopped):
+        job = await handed_in(store, blobs)
+        async with asyncio.timeout(LIMIT):
+            while store.away["finish"] == 1_000_000:
+                await asyncio.sleep(0.01)
+            await stopped.stop()
+    assert (await until(store, job, lambda job: job.state is State.QUEUED)).lost == 0
+
+
 async def test_who_was_stopped_before_it_began_begins_nothing(store: Troubled, blobs: BlobStore) -> None:
     """A server that is told to stop while its engine loads."""
     job = await handed_in(store, blobs)
