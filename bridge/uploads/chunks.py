@@ -132,7 +132,10 @@ class ChunkedUploads:
         else:
             await self._write(upload, meta, number, chunk)
         if is_last and upload.pieces.last is None:
-            last = await self._shelf.end(upload.key, meta, number)
+            try:
+                last = await self._shelf.end(upload.key, meta, number)
+            except NoBlobError:
+                raise _GoneError from None
             _check_end(last, number, number, is_last=True)
             upload.pieces.last = last
 

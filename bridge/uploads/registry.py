@@ -130,6 +130,8 @@ class Registry:
             upload.meta, upload.done, upload.pieces, upload.first, upload.loaded = None, done, Pieces(), None, True
             return True
         pieces = await self.shelf.pieces(upload.key, meta)
+        if pieces is None:
+            return False
         same = upload.meta is not None and upload.meta.nonce == meta.nonce
         if same and not known.sizes.keys() <= pieces.sizes.keys() and await self.shelf.meta(upload.key) is None:
             return False  # pieces do not vanish, unless all of them do

@@ -96,7 +96,11 @@ class Shelf:
         await self.blobs.put(piece_name(key, meta, number), piece, new=True)
 
     async def end(self, key: str, meta: Meta, last: int) -> int:
-        """Say which chunk is the last; which one is, if somebody has said that before."""
+        """Say which chunk is the last; which one is, if somebody has said that before.
+
+        Raises:
+            NoBlobError: the upload was finished or deleted meanwhile.
+        """
         name = f"{OPEN}/{key}/{meta.nonce}/last"
         try:
             await self.blobs.put(name, io.BytesIO(str(last).encode()), new=True)
@@ -104,8 +108,8 @@ class Shelf:
             return int(await self.blobs.read(name))
         return last
 
-    async def pieces(self, key: str, meta: Meta) -> Pieces:
-        """All that has come."""
+    async def pieces(self, key: str, meta: Meta) -> Pieces | None:
+        """All that has come. None: it was being deleted meanwhile."""
         found = Pieces()
         folder = f"{OPEN}/{key}/{meta.nonce}"
         for entry in await self.blobs.entries(folder):
@@ -114,7 +118,10 @@ class Shelf:
                 found.sizes[int(number)] = entry.size
                 found.touched = max(found.touched, entry.modified or 0.0)
             elif where == "last":
-                found.last = int(await self.blobs.read(entry.name))
+                try:
+                    found.last = int(await self.blobs.read(entry.name))
+                except NoBlobError:
+                    return None
         return found
 
     async def last(self, key: str, meta: Meta) -> int | None:

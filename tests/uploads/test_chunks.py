@@ -15,7 +15,7 @@ import pytest
 
 from bridge.errors import BridgeError
 from bridge.uploads import chunks
-from bridge.uploads.blobs import Blob, BlobStore, Readable
+from bridge.uploads.blobs import Blob, BlobExistsError, BlobStore, Readable
 from bridge.uploads.desk import UploadDesk
 from bridge.uploads.models import Status
 from bridge.uploads.sweeper import LEFTOVER_SECONDS
@@ -398,6 +398,45 @@ async def test_a_chunk_that_is_written_while_its_upload_is_deleted(
     status = await send(desk, 1)
     assert (status.received, status.missing) == (1, (0,))
     assert (await desk.chunked.status(ME, "up")).received == 1
+
+
+async def test_what_is_looked_at_while_another_server_clears_it(
+    blobs: BlobStore, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end is still listed, and gone when it is read."""
+    async with at_desk(blobs, intake) as one, at_desk(blobs, intake) as two:
+        await send(one, 0, b"a", last=2)
+        await send(one, 2, b"c", last=2)
+        original = blobs.read
+
+        async def read(name: str, *limit: int) -> bytes:
+            if name.endswith("/last"):
+                monkeypatch.setattr(blobs, "read", original)
+                await send(two, 1, b"b", last=2)
+            return await original(name, *limit)
+
+        monkeypatch.setattr(blobs, "read", read)
+        await assert_arrived(await one.chunked.status(ME, "up"), blobs, intake, b"abc")
+    assert blobs.read == original
+
+
+async def test_another_server_says_first_which_chunk_is_the_last_and_is_done(
+    blobs: BlobStore, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_desk(blobs, intake) as one, at_desk(blobs, intake) as two:
+        await send(one, 0, b"a")
+        original = blobs.put
+
+        async def put(name: str, file: Readable, *, new: bool = False) -> Blob:
+            if name.endswith("/last"):
+                monkeypatch.setattr(blobs, "put", original)
+                await send(two, 1, b"b", last=1)
+                raise BlobExistsError(name)
+            return await original(name, file, new=new)
+
+        monkeypatch.setattr(blobs, "put", put)
+        await assert_arrived(await send(one, 1, b"b", last=1), blobs, intake, b"ab")
+    assert blobs.put == original
 
 
 async def test_two_servers_one_of_which_deletes(blobs: BlobStore, intake: Intake) -> None:
