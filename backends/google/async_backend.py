@@ -81,7 +81,7 @@ class GoogleBackend(GoogleEngine, AsyncBackend):
             if reading.done() and not reading.cancelled() and (failure := reading.exception()):
                 raise translate(failure) from failure
         finally:
-            call.cancel()
+            _end(call)
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
@@ -89,6 +89,17 @@ class GoogleBackend(GoogleEngine, AsyncBackend):
 async def _ask(call: Any, first: Any) -> None:
     await call.write(first)
     await call.read()
+
+
+def _end(call: Any) -> None:
+    """Cancel it, wherever it stands.
+
+    A write that fails gives the call a status of its own (see `errors.MASKED`), and `cancel` does nothing for a call
+    that has one. In Core it goes on, with a task of grpc's that waits for the true status: for ever, if an answer was
+    not read.
+    """
+    if not call.cancel():
+        call._cython_call.cancel("ended by the bridge")  # noqa: SLF001 - there is no other way to it
 
 
 class _Stream:
@@ -164,7 +175,7 @@ class _Stream:
 
     async def close(self) -> None:
         """End the call if it runs, and its tasks."""
-        self._call.cancel()
+        _end(self._call)
         tasks = [task for task in (self._writing, self._reading) if task is not None]
         for task in tasks:
             task.cancel()

@@ -14,7 +14,7 @@ from google.cloud import speech_v1, speech_v2
 from google.cloud.speech_v1.services.speech import transports as transports_v1
 from google.cloud.speech_v2.services.speech import transports as transports_v2
 
-LIMIT: Final = 10.0
+LIMIT: Final = 30.0
 """Seconds that no call may take longer than."""
 CHUNK: Final = 3_200
 """100 ms at 16 kHz."""

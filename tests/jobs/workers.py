@@ -21,7 +21,7 @@ from bridge.session.batch import Batch
 from bridge.uploads.blobs import BlobStore
 from tests.jobs.samples import BACKEND, name
 
-LIMIT = 5.0
+LIMIT = 15.0
 
 
 @dataclass

@@ -35,7 +35,7 @@ class Slow:
         self.answer = asyncio.Event()
         original = Shelf.pieces
 
-        async def pieces(shelf: Shelf, key: str, meta: Meta) -> Pieces:
+        async def pieces(shelf: Shelf, key: str, meta: Meta) -> Pieces | None:
             found = await original(shelf, key, meta)
             if not self.listed.is_set():
                 self.listed.set()
@@ -79,7 +79,7 @@ async def test_one_that_another_server_ends_meanwhile(blobs: BlobStore, monkeypa
         await send(two, 0, b"x", last=1)
         original = Shelf.pieces
 
-        async def ended(shelf: Shelf, key: str, meta: Meta) -> Pieces:
+        async def ended(shelf: Shelf, key: str, meta: Meta) -> Pieces | None:
             monkeypatch.setattr(Shelf, "pieces", original)
             await send(two, 1, b"y", last=1)
             return await original(shelf, key, meta)

@@ -66,7 +66,8 @@ async def test_what_passes_costs_no_word(monkeypatch: pytest.MonkeyPatch, name: 
     with journal() as log:
         async with serve(ENV, backend="whisper") as url:
             hurt, unharmed, again = await asyncio.gather(
-                spoken(url, audio, speed=3, language="en", phrases=("stop",), reopened=True),
+                # In real time: a machine that has much to do leaves out partials first.
+                spoken(url, audio, speed=1, language="en", phrases=("stop",), reopened=True),
                 spoken(url, other, speed=3, language="en"),
                 spoken(url, other, language="en"),
             )

@@ -21,6 +21,7 @@ import pytest
 from backends import registry
 from backends.base import BackendError, Fault, RecognitionConfig, Result
 from backends.google.api import METADATA
+from backends.google.async_backend import GoogleBackend, _Stream
 from backends.google.errors import MASKED
 from backends.google.options import GoogleOptions
 from backends.google.threads_backend import GoogleThreadsBackend
@@ -220,6 +221,32 @@ async def test_a_server_that_dies_and_comes_back(name: str) -> None:
                     assert text(await recognized(engine, played(cut(marker_audio(2))))) == "w0 w1"
                     break
                 await asyncio.sleep(0.05)
+
+
+async def test_a_call_whose_status_is_masked_ends_in_core_too() -> None:
+    """Nobody reads what was answered, so that Core does not tell of its end; the write that fails tells it."""
+
+    def waiting() -> list[str]:
+        return [repr(task) for task in asyncio.all_tasks() if "_handle_status_once_received" in repr(task)]
+
+    plan = Plan(usual=Faults(abort_at=2.0))
+    async with emulating(EmulatorConfig(plan=plan)) as emulator, driving("google", emulator) as engine:
+        assert isinstance(engine._backend, GoogleBackend)
+        service = engine._backend._service
+        with service.pool.lease() as client:
+            first, transcript = service.open(RecognitionConfig())
+            stream = _Stream(service, client, transcript)
+            speech = cut(marker_audio(100))
+            stream.start(first, speech[0], played(speech[1:]))
+            assert stream._writing is not None
+            async with asyncio.timeout(8):
+                await stream._writing
+                assert stream._call.done()
+                assert waiting()
+                await stream.close()
+                while waiting():
+                    await asyncio.sleep(0.01)
+        await none_left(emulator)
 
 
 async def test_a_masked_status_is_asked_for_again() -> None:
