@@ -91,8 +91,9 @@ async def run(port: int, request: bytes, connections: int, seconds: float) -> Lo
     ]
     async with asyncio.timeout(seconds + 60):
         await asyncio.gather(*(client.done for client in clients))
-    load.seconds = round(time.perf_counter() - began, 3)
-    load.cpu_percent = round(100 * (time.process_time() - cpu) / load.seconds, 1)
+    passed = time.perf_counter() - began
+    load.seconds = round(passed, 3)
+    load.cpu_percent = round(100 * (time.process_time() - cpu) / passed, 1)
     load.latency_ms = percentiles(latencies)
     return load
 
