@@ -132,10 +132,9 @@ class ChunkedUploads:
         else:
             await self._write(upload, meta, number, chunk)
         if is_last and upload.pieces.last is None:
-            try:
-                last = await self._shelf.end(upload.key, meta, number)
-            except NoBlobError:
-                raise _GoneError from None
+            last = await self._shelf.end(upload.key, meta, number)
+            if last is None:
+                raise _GoneError
             _check_end(last, number, number, is_last=True)
             upload.pieces.last = last
 

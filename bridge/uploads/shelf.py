@@ -95,17 +95,15 @@ class Shelf:
         """
         await self.blobs.put(piece_name(key, meta, number), piece, new=True)
 
-    async def end(self, key: str, meta: Meta, last: int) -> int:
+    async def end(self, key: str, meta: Meta, last: int) -> int | None:
         """Say which chunk is the last; which one is, if somebody has said that before.
 
-        Raises:
-            NoBlobError: the upload was finished or deleted meanwhile.
+        None: the upload was finished or deleted meanwhile.
         """
-        name = f"{OPEN}/{key}/{meta.nonce}/last"
         try:
-            await self.blobs.put(name, io.BytesIO(str(last).encode()), new=True)
+            await self.blobs.put(_last_name(key, meta), io.BytesIO(str(last).encode()), new=True)
         except BlobExistsError:
-            return int(await self.blobs.read(name))
+            return await self.last(key, meta)
         return last
 
     async def pieces(self, key: str, meta: Meta) -> Pieces | None:
@@ -118,16 +116,15 @@ class Shelf:
                 found.sizes[int(number)] = entry.size
                 found.touched = max(found.touched, entry.modified or 0.0)
             elif where == "last":
-                try:
-                    found.last = int(await self.blobs.read(entry.name))
-                except NoBlobError:
+                found.last = await self.last(key, meta)
+                if found.last is None:
                     return None
         return found
 
     async def last(self, key: str, meta: Meta) -> int | None:
         """The number of the last chunk, if it is known."""
         try:
-            return int(await self.blobs.read(f"{OPEN}/{key}/{meta.nonce}/last"))
+            return int(await self.blobs.read(_last_name(key, meta)))
         except NoBlobError:
             return None
 
@@ -146,6 +143,10 @@ class Shelf:
     async def files(self) -> list[Entry]:
         """The whole files."""
         return await self.blobs.entries(FILES)
+
+
+def _last_name(key: str, meta: Meta) -> str:
+    return f"{OPEN}/{key}/{meta.nonce}/last"
 
 
 def piece_name(key: str, meta: Meta, number: int) -> str:

@@ -73,6 +73,12 @@ async def begun(page: Page, *, most: int, pace: float = 0, **others: Any) -> asy
     return asyncio.create_task(page.evaluate(_SPEAK, argument))
 
 
+async def ended(page: Page, said: asyncio.Task[Json]) -> Json:
+    """Nothing more is said, and what came of it."""
+    await page.evaluate("window.enough = true")
+    return await asyncio.wait_for(said, 60)
+
+
 def assert_whole(outcome: Json) -> None:
     assert " ".join(outcome["finals"]).split() == markers(outcome["words"])
     assert outcome["numbers"] == list(range(1, len(outcome["numbers"]) + 1))
@@ -92,8 +98,7 @@ async def test_connections_that_break_in_every_way(spawn: Spawn, seed: int) -> N
         for number in range(FAULTS):
             await asyncio.sleep(rng.uniform(0.05, 0.6))
             await proxy.strike(KINDS[number % len(KINDS)])
-        await page.evaluate("window.enough = true")
-        outcome = await asyncio.wait_for(said, 60)
+        outcome = await ended(page, said)
     print(f"seed {seed}: {outcome['words']} words, {outcome['reconnects']} resumes")  # noqa: T201 - a measurement
     assert_whole(outcome)
     assert outcome["reconnects"] >= FAULTS // 2  # some strike while it is coming back
@@ -112,8 +117,7 @@ async def test_a_server_that_is_stopped_and_started_again(spawn: Spawn) -> None:
             await server.exited()
             server = await asyncio.to_thread(spawn, engine_env(), "--port", port)
             await until(lambda: page.evaluate("window.client.state === 'open'"))
-        await page.evaluate("window.enough = true")
-        outcome = await asyncio.wait_for(said, 60)
+        outcome = await ended(page, said)
     assert_whole(outcome)
     assert outcome["reconnects"] == 2
 
@@ -125,8 +129,7 @@ async def test_a_connection_that_is_dead_and_says_nothing(server: str) -> None:
         await asyncio.sleep(1)
         tap.mute()
         await until(lambda: page.evaluate("window.client.reconnects === 1"))
-        await page.evaluate("window.enough = true")
-        outcome = await asyncio.wait_for(said, 60)
+        outcome = await ended(page, said)
     assert_whole(outcome)
     assert outcome["reconnects"] == 1
 
