@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from backends.markers import marker_audio
-from bench.load import percentiles
+from bench.percentiles import percentiles
 from bench.process import cpu_seconds, environment, resident_mb, started
 from bridge.client import connect
 from bridge.protocols.native import FinalMessage, PartialMessage, StartMessage

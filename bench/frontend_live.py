@@ -22,7 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from bench.frontend_streams import Stream, streams
-from bench.load import percentiles
+from bench.percentiles import percentiles
 from bench.process import cpu_seconds, started
 
 LIVE: Final = {"PCM16 16 kHz": 150, "μ-law 8 kHz": 150, "Opus 48 kHz, 20 ms": 100}

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bench.load import FRAME_BYTES, FRAME_SECONDS, percentiles
+from bench.load.plan import FRAME_BYTES, FRAME_SECONDS
+from bench.percentiles import percentiles
 from bench.process import resident_mb, threads_of
 
 WARM_UP: Final = 2.0

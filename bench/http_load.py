@@ -16,7 +16,7 @@ from typing import cast
 
 import uvloop
 
-from bench.load import percentiles
+from bench.percentiles import percentiles
 
 
 @dataclass

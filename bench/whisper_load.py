@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from backends.base import FLUSH, AsyncBackend, BackendError, RecognitionConfig, Result
 from backends.whisper.window import RATE
-from bench.load import percentiles
+from bench.percentiles import percentiles
 from bench.process import cpu_seconds
 from bridge.audio.files import open_audio
 from bridge.transcript import word_errors

@@ -1,0 +1,163 @@
+"""One process of the load generator: plays a plan, says every second on standard output what it saw since, as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import uvloop
+
+from bench.load.dialects import DIALECTS
+from bench.load.plan import FRAME_BYTES, Plan
+from bench.load.results import Seen
+from bench.load.session import Session
+from bench.load.speech import clips, on_the_wire, part, said
+
+TICK: Final = 0.002
+"""Seconds between looks at who is to send: a timer for each frame would cost more than the frame."""
+PATIENCE: Final = 60.0
+"""Seconds that sessions may take to open and to end beside their audio."""
+CONNECTING: Final = 256
+"""Connections that are opened at once: as many as any server takes in."""
+
+
+class Wheel:
+    """Calls sessions when it is time for them to send, up to a tick late."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._slots: dict[int, list[Session]] = {}
+        self._turned = int(time.perf_counter() / TICK)
+        self._handle: asyncio.TimerHandle | None = None
+
+    def later(self, when: float, session: Session) -> None:
+        """Have it send at this time of `time.perf_counter`."""
+        slot = max(self._turned + 1, int(when / TICK) + 1)
+        self._slots.setdefault(slot, []).append(session)
+        if self._handle is None:
+            self._handle = self._loop.call_later(TICK, self._turn)
+
+    def _turn(self) -> None:
+        self._handle = None
+        now = int(time.perf_counter() / TICK)
+        while self._turned < now:
+            self._turned += 1
+            for session in self._slots.pop(self._turned, ()):
+                session.send()
+        if self._slots and self._handle is None:
+            self._handle = self._loop.call_later(TICK, self._turn)
+
+
+class Generator:
+    """Plays the plan. `told` is called with what was seen since the last time."""
+
+    def __init__(self, plan: Plan, told: Callable[[Seen], None]) -> None:
+        self._plan = plan
+        self._told = told
+        self._seen = Seen()
+        self._loop = asyncio.get_running_loop()
+        self._wheel = Wheel(self._loop)
+        self._dialect = DIALECTS[plan.dialect]
+        self._clips = clips()
+        self._frames = [[self._dialect.audio(frame) for frame in clip.frames] for clip in self._clips]
+        self._silence = self._dialect.audio(bytes(FRAME_BYTES))
+        self._connecting = asyncio.Semaphore(CONNECTING)
+        self._cpu = time.process_time()
+
+    async def run(self) -> None:
+        """All sessions, to their end."""
+        plan = self._plan
+        longest = plan.ramp + plan.hold + max(plan.lasting, 0) + plan.seconds + PATIENCE
+        telling = self._loop.create_task(self._tell_regularly(), name="tell")
+        try:
+            async with asyncio.timeout(longest), asyncio.TaskGroup() as group:
+                began = self._loop.time()
+                for i in range(plan.sessions):
+                    await asyncio.sleep(began + plan.ramp * i / plan.sessions - self._loop.time())
+                    group.create_task(self._slot(plan.first + i, began), name=f"slot-{i}")
+        finally:
+            telling.cancel()
+            self._tell()
+
+    async def _slot(self, number: int, began: float) -> None:
+        """One session, or as many one after the other as there is time for."""
+        rng = random.Random(self._plan.seed * 1_000_003 + number)
+        until = began + self._plan.lasting
+        while True:
+            await self._session(rng)
+            if self._loop.time() + self._plan.seconds > until:
+                return
+            await asyncio.sleep(rng.uniform(0, 2 * self._plan.think))
+
+    async def _session(self, rng: random.Random) -> None:
+        plan = self._plan
+        spoken = part(self._clips, plan.seconds, plan.think, rng)
+        host, port, _ = plan.address
+        session = Session(
+            self._dialect(),
+            plan.address,
+            on_the_wire(self._silence, self._frames, spoken),
+            said(self._clips, spoken),
+            lambda: self._seen,
+            self._wheel.later,
+            jitter=plan.jitter,
+            hold=plan.hold,
+        )
+        try:
+            async with self._connecting:
+                await self._loop.create_connection(lambda: session, host, port)
+        except OSError as exc:
+            self._seen.refused += 1
+            self._seen.fail(exc.strerror or str(exc))
+            return
+        try:
+            async with asyncio.timeout(plan.hold + plan.seconds + PATIENCE):
+                await session.ended
+        except TimeoutError:
+            session.abort("it did not end in time")
+
+    async def _tell_regularly(self) -> None:
+        due = self._loop.time()
+        while True:
+            due += self._plan.every
+            await asyncio.sleep(due - self._loop.time())
+            self._tell()
+
+    def _tell(self) -> None:
+        seen, self._seen = self._seen, Seen()
+        self._seen.open = seen.open
+        seen.at = time.monotonic()
+        cpu = time.process_time()
+        seen.cpu_seconds, self._cpu = cpu - self._cpu, cpu
+        self._told(seen)
+
+
+def main() -> None:
+    """Read a plan from standard input, play it."""
+    plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    encoder = msgspec.json.Encoder()
+
+    def told(seen: Seen) -> None:
+        sys.stdout.buffer.write(encoder.encode(seen) + b"\n")
+        sys.stdout.buffer.flush()
+
+    async def play() -> None:
+        generator = Generator(plan, told)
+        gc.freeze()  # nothing here makes cycles, and a collection would hold up every session
+        gc.disable()
+        await generator.run()
+
+    uvloop.run(play())
+
+
+if __name__ == "__main__":
+    main()
