@@ -1,7 +1,7 @@
 """Other projects' servers, as they are published: each in a virtual environment of its own, made once.
 
 `started_peer` installs what is missing (exact versions, from the package index that pip is configured for) and runs
-the server of `whisper_live_server.py` or `wyoming_server.py` there. Nothing of this project is imported by a peer.
+the server of the script beside this file there. Nothing of this project is imported by a peer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TextIO
+from typing import IO, Final
 
 from bench.process import announced, environment
 
@@ -99,6 +99,18 @@ PEERS: Final = {
             ("wyoming==1.10.2", "wyoming-faster-whisper==3.8.1", "numpy==2.4.6"),
             "wyoming_server.py",
         ),
+        Peer(
+            "whisperlivekit",
+            "0.2.26",
+            (
+                *("whisperlivekit==0.2.26", "numpy==2.4.6", "fastapi==0.165.0", "starlette==1.10.0"),
+                *("uvicorn==0.54.0", "websockets==17.4", "python-multipart==0.0.34", "pydantic==2.14.3"),
+                *("pydantic_core==2.50.4", "annotated-types==0.8.0", "annotated-doc==0.0.7", "anyio==4.16.0"),
+                *("click==8.5.1", "h11==0.16.0", "idna==3.20", "typing-inspection==0.4.5"),
+                *("typing_extensions==4.16.0", "opentelemetry-api==1.45.2"),
+            ),
+            "whisperlivekit_server.py",
+        ),
     )
 }
 
@@ -122,7 +134,6 @@ def started_peer(name: str) -> Iterator[tuple[int, str]]:
             [str(peer.python), "-I", str(script)],
             env=environment({"TMPDIR": scratch}),
             stderr=subprocess.PIPE,
-            text=True,
         )
         address: Future[str] = Future()
         reader = threading.Thread(target=_read, args=(process.stderr, address), daemon=True)
@@ -139,16 +150,19 @@ def started_peer(name: str) -> Iterator[tuple[int, str]]:
             reader.join(_STOP_SECONDS)
 
 
-def _read(log: TextIO, address: Future[str]) -> None:
+def _read(log: IO[bytes], address: Future[str]) -> None:
     """Read all that the server logs, or it would wait for somebody to do so; its address is for the future."""
     last: collections.deque[str] = collections.deque(maxlen=20)
     with log:
         for line in log:
-            last.append(line)
-            if not address.done() and (found := announced("stream", line)):
+            last.append(line.decode(errors="replace"))
+            if found := announced("stream", last[-1]):
                 address.set_result(found)
-    if not address.done():
-        address.set_exception(RuntimeError(f"the peer did not start:\n{''.join(last)}"))
+                break
+        else:
+            address.set_exception(RuntimeError(f"the peer did not start:\n{''.join(last)}"))
+        while log.read(65_536):  # some log each frame: not read line by line
+            pass
 
 
 def _run(*command: str) -> None:

@@ -7,7 +7,7 @@ engine does: a word every half second. The voice detector, off by default, is an
 
 The real server tells nothing before the end. The protocol could (`transcript-start`, `transcript-chunk`,
 `transcript-stop`), so the handler here is the real one with that added: each word in a chunk of its own, as soon as
-the server has read its audio. `--finals-only` takes that away again. Nothing but the last transcript is ever final.
+the server has read its audio. Nothing but the last transcript is ever final.
 """
 
 from __future__ import annotations
@@ -104,15 +104,12 @@ def main() -> None:
     """Serve until the process is ended."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
-    parser.add_argument("--finals-only", action="store_true", help="say nothing before the end, as the real server")
-    arguments = parser.parse_args()
+    uri = f"tcp://127.0.0.1:{parser.parse_args().port}"
     put_in_place()
     program = importlib.import_module("wyoming_faster_whisper.__main__")
-    if not arguments.finals_only:
-        vars(program)["DispatchEventHandler"] = told_on_the_way(program.DispatchEventHandler)
+    vars(program)["DispatchEventHandler"] = told_on_the_way(program.DispatchEventHandler)
     sockets = importlib.import_module("wyoming.server")
     vars(sockets)["AsyncTcpServer"] = announced(sockets.AsyncTcpServer)
-    uri = f"tcp://127.0.0.1:{arguments.port}"
     sys.argv[1:] = ["--uri", uri, "--data-dir", tempfile.gettempdir(), "--model", "base", "--language", "en"]
     asyncio.run(program.main())
 

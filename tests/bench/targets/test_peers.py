@@ -10,6 +10,7 @@ import pytest
 
 from bench.load.dialects.base import Dialect, Ended, Opened, Say, Text
 from bench.load.dialects.whisper_live import WhisperLive
+from bench.load.dialects.whisperlivekit import WhisperLiveKit
 from bench.load.dialects.wyoming import Wyoming
 from bench.targets.peers import PEERS, Peer, PeerUnavailableError, started_peer
 
@@ -26,7 +27,7 @@ async def heard(dialect: Dialect, address: str, until: float) -> tuple[list[Text
     """One session of four seconds, its end sent when text up to the second `until` has come."""
     url = urlsplit(address)
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
-    writer.write(dialect.hello("127.0.0.1", url.port or 0, "/"))
+    writer.write(dialect.hello("127.0.0.1", url.port or 0, url.path or "/"))
     texts: list[Text] = []
     finished = False
     while data := await reader.read(65_536):
@@ -65,6 +66,16 @@ async def test_wyoming_tells_each_word_and_then_all() -> None:
         *(Text(" ".join(said[:count]), None, False) for count in range(1, 9)),
         Text(" ".join(said), None, True),
     ]
+    assert ended.ok
+
+
+@installed("whisperlivekit")
+async def test_whisperlivekit_finalizes_what_it_has_heard_twice() -> None:
+    with started_peer("whisperlivekit") as (_, address):
+        texts, ended = await asyncio.wait_for(heard(WhisperLiveKit(), address, 4.0), 30)
+    finals = [t for t in texts if t.final]
+    assert " ".join(t.text for t in finals) == "one two three four five six one two"
+    assert finals[-1].end == 4.0
     assert ended.ok
 
 

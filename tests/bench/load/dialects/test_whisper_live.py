@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from websockets.frames import Frame, Opcode
-from websockets.streams import StreamReader
+from websockets.frames import Opcode
 
 from bench.load.dialects.base import Ended, Heard, Opened, Say, Text
 from bench.load.dialects.whisper_live import WhisperLive
+from tests.bench.load.dialects.frames import sent, server
 
 SWITCHED = (
     b"HTTP/1.1 101 Switching Protocols\r\nDate: Sun, 22 Nov 2026 04:11:04 GMT\r\nUpgrade: websocket\r\n"
@@ -27,23 +27,6 @@ FINAL = (
 CLOSE = b"\x88\x02\x03\xe8"
 
 
-def server(opcode: Opcode, payload: bytes) -> bytes:
-    """A frame that the server writes."""
-    return Frame(opcode, payload).serialize(mask=False)
-
-
-def sent(data: bytes) -> Frame:
-    """A frame as the server reads it: it must be masked, and nothing may follow."""
-    stream = StreamReader()
-    stream.feed_data(data)
-    reading = Frame.parse(stream.read_exact, mask=True)
-    with pytest.raises(StopIteration) as done:
-        next(reading)
-    assert not stream.buffer
-    frame: Frame = done.value.value
-    return frame
-
-
 def opened() -> WhisperLive:
     """A session that the server has accepted."""
     dialect = WhisperLive()
@@ -56,9 +39,9 @@ def test_the_options_follow_the_handshake_and_audio_follows_the_answer() -> None
     assert dialect.hello("127.0.0.1", 9090, "/").startswith(b"GET / HTTP/1.1\r\n")
     (said,) = dialect.receive(SWITCHED)
     assert isinstance(said, Say)
-    frame = sent(said.data)
-    assert frame.opcode == Opcode.TEXT
-    options = json.loads(bytes(frame.data))
+    opcode, text = sent(said.data)
+    assert opcode == Opcode.TEXT
+    options = json.loads(text)
     assert {"uid", "language", "task", "model", "use_vad"} <= options.keys()
     assert dialect.receive(READY) == [Opened()]
 
@@ -90,26 +73,24 @@ def test_the_same_word_in_the_next_segment_is_told_again() -> None:
 
 
 def test_audio_is_sent_as_float32() -> None:
-    frame = sent(WhisperLive.audio(np.array([0, 16_384, -32_768], "<i2").tobytes()))
-    assert frame.opcode == Opcode.BINARY
-    assert np.frombuffer(bytes(frame.data), "<f4").tolist() == [0.0, 0.5, -1.0]
+    opcode, samples = sent(WhisperLive.audio(np.array([0, 16_384, -32_768], "<i2").tobytes()))
+    assert opcode == Opcode.BINARY
+    assert np.frombuffer(samples, "<f4").tolist() == [0.0, 0.5, -1.0]
 
 
 def test_the_end_is_answered_by_a_close() -> None:
     dialect = opened()
-    frame = sent(dialect.finish())
-    assert (frame.opcode, bytes(frame.data)) == (Opcode.BINARY, b"END_OF_AUDIO")
+    assert sent(dialect.finish()) == (Opcode.BINARY, b"END_OF_AUDIO")
     reply, ended = dialect.receive(CLOSE)
     assert isinstance(reply, Say)
-    assert sent(reply.data).opcode == Opcode.CLOSE
+    assert sent(reply.data) == (Opcode.CLOSE, b"\x03\xe8")
     assert ended == Ended(ok=True, received=None)
 
 
 def test_a_ping_is_answered() -> None:
     (reply,) = opened().receive(server(Opcode.PING, b"1234"))
     assert isinstance(reply, Say)
-    frame = sent(reply.data)
-    assert (frame.opcode, bytes(frame.data)) == (Opcode.PONG, b"1234")
+    assert sent(reply.data) == (Opcode.PONG, b"1234")
 
 
 @pytest.mark.parametrize(
