@@ -17,6 +17,7 @@ from backends import registry
 from backends.base import BackendError
 from bridge.api.bodies import Bodies
 from bridge.api.door import Door
+from bridge.api.metrics import exposition
 from bridge.api.models import Models
 from bridge.audio.denoise import DenoiseError, make_denoiser
 from bridge.audio.media import MediaDecoder
@@ -31,6 +32,8 @@ from bridge.observe.metrics import Metrics
 from bridge.observe.recording import MissingPackageError as NoRecorderError
 from bridge.observe.recording import open_tracing
 from bridge.observe.trace import Tracing
+from bridge.processes.figures import Figures
+from bridge.processes.member import Member
 from bridge.protocols.asr_room import AsrRoomCodec
 from bridge.protocols.native import NativeCodec
 from bridge.routes import LastWord, Parts, make_http
@@ -316,8 +319,8 @@ def make_media(settings: Settings) -> MediaDecoder:
     return MediaDecoder(max_bytes=settings.max_file_bytes, max_seconds=settings.max_file_seconds)
 
 
-def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge:
-    """Wire everything that the settings ask for.
+def make_bridge(settings: Settings, env: dict[str, str] | None = None, member: Member | None = None) -> Bridge:
+    """Wire everything that the settings ask for. `member`: this process among several that serve the port.
 
     Raises:
         SettingsError: a setting that is wrong, or unsafe.
@@ -326,7 +329,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
     check_exposure(settings)
     check_certificate(settings)
     environ = environment() if env is None else env
-    for sentence in misspellings(settings, environ):
+    for sentence in misspellings(settings, environ) if member is None or member.number == 1 else ():
         log.warning(sentence)
     metrics = Metrics()
     tracing = make_tracing(settings, environ)
@@ -386,6 +389,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
             blobs=blobs,
             jobs=jobs,
             uploads=uploads,
+            gather=None if member is None else Figures(member, lambda: exposition(metrics, keeper)).all,
         )
     )
 
@@ -404,6 +408,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None) -> Bridge
         shutdown_seconds=1,
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
+        patient=member is not None,
     )
     return Bridge(settings, manager, keeper, media, bodies, blobs, jobs, uploads, metrics, tracing, protection, server)
 

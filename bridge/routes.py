@@ -63,6 +63,8 @@ class Parts:
     blobs: BlobStore
     jobs: JobService
     uploads: UploadDesk
+    gather: Callable[[], Awaitable[bytes]] | None = None
+    """The metrics of all processes of this server, where there are several."""
 
 
 def make_http(parts: Parts) -> App:
@@ -82,7 +84,7 @@ def make_http(parts: Parts) -> App:
         transcriptions.router(hearing, names, parts.door),
         openai.router(hearing, names, parts.door),
         health.router(parts.keeper),
-        metrics.router(parts.metrics, parts.keeper, parts.door),
+        metrics.router(parts.metrics, parts.keeper, parts.door, parts.gather),
         admin.router(parts.keeper.manager.models, parts.door),
         sessions.router(parts.archive, parts.door),
         models.router(names, parts.door),

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
+import socket
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -123,6 +126,9 @@ class Settings(BaseModel):
     # Where it listens
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs an API key.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")
+    processes: int = Field(
+        1, ge=1, le=64, description="Processes that serve the port together, each of them on a core (Linux)."
+    )
     tls_cert: Path | None = Field(None, description="Certificate chain (PEM) to serve https and wss.")
     tls_key: Path | None = Field(None, description="Private key (PEM) of the certificate.")
 
@@ -344,6 +350,36 @@ class Settings(BaseModel):
             if claim is not None and not given:
                 raise ValueError(f"{name} needs {', '.join(keys)}".replace(", STT_JWT_JWKS", " or STT_JWT_JWKS"))
         return self
+
+    @model_validator(mode="after")
+    def _processes_know_of_each_other(self) -> Self:
+        if self.processes == 1:
+            return self
+        if sys.platform != "linux" or not hasattr(socket, "SO_REUSEPORT"):
+            raise ValueError(
+                f"STT_PROCESSES: '{self.processes}' is not allowed: it should be 1 where the system does not share out "
+                "a port's connections among processes, as Linux does"
+            )
+        for name, value, what in (
+            ("STT_EVENT_LOG", self.event_log, "a sender that comes back to another process is not known there"),
+            ("STT_STORE", self.store, "another process does not know of a job"),
+        ):
+            if value in ("off", "sqlite::memory:"):
+                raise ValueError(
+                    f"{name}: '{value}' is not allowed: it should be a file or Redis where STT_PROCESSES is above 1, "
+                    f"or {what}"
+                )
+        if self.admin_keys:
+            raise ValueError(
+                "STT_ADMIN_KEYS: the value given is not allowed: it should be empty where STT_PROCESSES is above 1, or "
+                "a model would be changed in one process only"
+            )
+        return self
+
+    def share(self) -> Self:
+        """One process's settings: of what all of them together may have open, its part, rounded up."""
+        shared = ("max_sessions", "max_connections", "max_files")
+        return self.model_copy(update={name: math.ceil(getattr(self, name) / self.processes) for name in shared})
 
     @property
     def guarded(self) -> bool:

@@ -32,6 +32,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.errors",
         "bridge.jobs",
         "bridge.observe",
+        "bridge.processes",
         "bridge.protocols",
         "bridge.security",
         "bridge.session",
@@ -51,6 +52,7 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.guarding",
         "bridge.jobs",
         "bridge.observe",
+        "bridge.processes",
         "bridge.protocols",
         "bridge.routes",
         "bridge.security",
@@ -75,6 +77,8 @@ ALLOWED: Final[Mapping[str, AbstractSet[str]]] = {
         "bridge.uploads",
         "bridge.working",
     },
+    # Several processes on one port: the parent, which knows nothing of what is served, and the children's side of it.
+    "bridge.processes": {"bridge.observe", "bridge.settings"},
     # Its other parts: who may connect, jobs, and the HTTP routes.
     "bridge.guarding": {"bridge.observe", "bridge.security", "bridge.settings"},
     "bridge.working": {"bridge.jobs", "bridge.observe", "bridge.session", "bridge.settings", "bridge.uploads"},

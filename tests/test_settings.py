@@ -126,6 +126,42 @@ def test_tls_takes_both_files(tmp_path: Path) -> None:
     )
 
 
+# Several processes
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("EVENT_LOG", "off"), ("EVENT_LOG", "sqlite::memory:"), ("STORE", "sqlite::memory:"), ("ADMIN_KEYS", "hush")],
+)
+def test_what_processes_could_not_share_is_refused(name: str, value: str) -> None:
+    assert load(**{name: value}, PROCESSES="1").processes == 1
+    sentence = refusal(**{name: value}, PROCESSES="2")
+    assert sentence.startswith(f"STT_{name}: ")
+    assert "STT_PROCESSES is above 1" in sentence
+    assert "hush" not in sentence
+
+
+def test_several_processes_where_the_system_shares_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert load().processes == 1
+    assert refusal(PROCESSES="2").startswith("STT_PROCESSES: '2' is not allowed: it should be 1 where")
+
+
+def test_the_share_of_one_process() -> None:
+    settings = load(PROCESSES="3", MAX_SESSIONS="100", MAX_CONNECTIONS="300", MAX_FILES="1", KEY_SESSIONS="5")
+    share = settings.share()
+    assert (share.max_sessions, share.max_connections, share.max_files) == (34, 100, 1)
+    assert share == settings.model_copy(update={"max_sessions": 34, "max_connections": 100})
+    assert load().share() == load()
+
+
+def test_settings_can_be_handed_on(tmp_path: Path) -> None:
+    """As the parent of several processes does."""
+    (tmp_path / "key.pem").touch()
+    settings = load(API_KEYS="a,b", TRUSTED_PROXIES="10.0.0.0/8", JWT_KEY_FILE=str(tmp_path / "key.pem"), PROCESSES="2")
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+
+
 # Keys
 
 

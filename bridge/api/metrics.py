@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -10,8 +12,19 @@ from bridge.observe.metrics import Metrics
 from bridge.session.keeper import Keeper
 
 
-def router(metrics: Metrics, keeper: Keeper, door: Door) -> APIRouter:
-    """`/metrics`; where the server has keys, for those that may administer every session."""
+def exposition(metrics: Metrics, keeper: Keeper) -> bytes:
+    """Every metric of this process, in Prometheus' text format."""
+    metrics.ready.set(keeper.refusal() is None)
+    return generate_latest(metrics.registry)
+
+
+def router(
+    metrics: Metrics, keeper: Keeper, door: Door, gather: Callable[[], Awaitable[bytes]] | None = None
+) -> APIRouter:
+    """`/metrics`; where the server has keys, for those that may administer every session.
+
+    `gather`: the expositions of all processes of this server, where there are several.
+    """
 
     async def admitted(request: Request) -> None:
         (await door.inspect(request)).require("admin", None)
@@ -21,7 +34,7 @@ def router(metrics: Metrics, keeper: Keeper, door: Door) -> APIRouter:
     @routes.get("/metrics", dependencies=[Depends(admitted)], response_class=Response)
     async def show() -> Response:
         """Every metric, in Prometheus' text format."""
-        metrics.ready.set(keeper.refusal() is None)
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        text = exposition(metrics, keeper) if gather is None else await gather()
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return routes

@@ -11,9 +11,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bridge.commands.loop import run_loop
+
+if TYPE_CHECKING:
+    from bridge.processes.member import Member
 
 GC_THRESHOLDS: Final = (10_000, 50, 50)
 """Allocations between collections of the youngest generation, and collections before the next older one's."""
@@ -35,6 +38,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--backend", help="the engine (STT_BACKEND)")
     parser.add_argument("--host", help="address to listen on (STT_HOST)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (STT_PORT)")
+    parser.add_argument("--processes", type=int, metavar="N", help="processes that serve it together (STT_PROCESSES)")
+    parser.add_argument("--member", type=int, help=argparse.SUPPRESS)  # one of these, as the first one starts it
     parser.add_argument(
         "--insecure", action="store_const", const=True, help="allow a non-loopback address without an API key"
     )
@@ -45,27 +50,61 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Serve. Returns the exit code: 0 after an orderly stop, 1 if the server failed, 2 for bad settings."""
-    from bridge.app import make_bridge
     from bridge.observe import logs
     from bridge.settings import Settings, SettingsError
 
     try:
+        if args.member is not None:
+            return run_loop(_serve_with_others(_maker(), args.member))
         settings = Settings.load(
             backend=args.backend,
             host=args.host,
             port=args.port,
+            processes=args.processes,
             insecure=args.insecure,
             log_level=args.log_level,
             log_format=args.log_format,
         )
         logs.configure(settings.log_level, settings.log_format)
-        return run_loop(_serve(make_bridge, settings))
+        return run_loop(_serve(_maker(), settings) if settings.processes == 1 else _have_served(settings))
     except SettingsError as exc:
         sys.stderr.write(f"stt-bridge: {exc}\n")
         return 2
 
 
-async def _serve(make_bridge: Callable[[Any], Any], settings: Any) -> int:
+def _maker() -> Callable[..., Any]:
+    """What makes a server; all of it is imported before the loop runs."""
+    from bridge.app import make_bridge
+
+    return make_bridge
+
+
+async def _have_served(settings: Any) -> int:
+    """Have several processes serve, and watch them: nothing of what serves is loaded here."""
+    from bridge.processes.parent import Parent, reserve
+    from bridge.settings import environment
+
+    try:
+        holder = reserve(settings.host, settings.port)
+    except OSError as exc:
+        sys.stderr.write(f"stt-bridge: cannot listen on {settings.host} port {settings.port}: {exc.strerror}\n")
+        return 1
+    with holder:
+        settings = settings.model_copy(update={"port": holder.getsockname()[1]})
+        return await Parent(settings, environment(), lambda url: _announce(settings, url)).run()
+
+
+async def _serve_with_others(make_bridge: Callable[..., Any], number: int) -> int:
+    """Serve as one of several processes."""
+    from bridge.observe import logs
+    from bridge.processes.member import Member
+
+    async with Member.joined(number) as member:
+        logs.configure(member.settings.log_level, member.settings.log_format, number)
+        return await _serve(make_bridge, member.settings, member)
+
+
+async def _serve(make_bridge: Callable[..., Any], settings: Any, member: Member | None = None) -> int:
     from backends.base import BackendError
     from bridge.app import address, raise_file_limit
     from bridge.errors import BridgeError
@@ -75,17 +114,19 @@ async def _serve(make_bridge: Callable[[Any], Any], settings: Any) -> int:
 
     raise_file_limit(settings.max_connections + 1_024)
     try:
-        bridge = make_bridge(settings)
-        listener = listen(settings.host, settings.port)
+        bridge = make_bridge(settings) if member is None else make_bridge(settings, member.env, member)
+        listener = listen(settings.host, settings.port, shared=member is not None)
     except BackendError as exc:
         sys.stderr.write(f"stt-bridge: backend {settings.backend}: {exc}\n")
         return 1
     except OSError as exc:
         sys.stderr.write(f"stt-bridge: cannot listen on {settings.host} port {settings.port}: {exc.strerror}\n")
         return 1
+    if member is not None:
+        member.when_told_to_stop(lambda at_once: bridge.server.stop() if at_once else bridge.server.finish())
     url = address(settings, listener)
     loaded = asyncio.Event()
-    announcing = asyncio.create_task(_announce(settings, url, loaded), name="announce")
+    announcing = asyncio.create_task(_tell(settings, url, loaded, member), name="announce")
     try:
         await bridge.serve(listener, loaded)
     except BackendError as exc:
@@ -105,10 +146,18 @@ async def _serve(make_bridge: Callable[[Any], Any], settings: Any) -> int:
     return 0
 
 
-async def _announce(settings: Any, url: str, loaded: asyncio.Event) -> None:
-    """Say what is served, where, by what, and how to try it."""
+async def _tell(settings: Any, url: str, loaded: asyncio.Event, member: Member | None) -> None:
+    """Say that this process serves, once it does."""
     await loaded.wait()
     settle_memory()
+    if member is None:
+        _announce(settings, url)
+    else:
+        member.serves(url)
+
+
+def _announce(settings: Any, url: str) -> None:
+    """Say what is served, where, by what, and how to try it."""
     stream = url.replace("http", "ws", 1) + "/v1/stream"
     key = " --api-key KEY" if settings.guarded else ""
     note = (

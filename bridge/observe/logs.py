@@ -16,11 +16,14 @@ import msgspec
 from bridge.observe import trace
 
 
-def configure(level: str, style: Literal["json", "text"]) -> None:
-    """Send every log line to standard error in this style. To be called once, by the command."""
+def configure(level: str, style: Literal["json", "text"], process: int | None = None) -> None:
+    """Send every log line to standard error in this style. To be called once, by the command.
+
+    `process`: the number that lines of this process bear, where several write to the same place.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(place)
-    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(process) if style == "json" else TextFormatter(process))
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # looked up, and shown nowhere
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -53,20 +56,22 @@ _OWN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "ascti
 class JsonFormatter(logging.Formatter):
     """One object a line, in ASCII. Ours, because a library's takes 40 µs a line, and each request has one."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: int | None = None) -> None:
         super().__init__()
+        self._process: dict[str, object] = {} if process is None else {"process": process}
         self._second = -1
         self._time = ""
         self._encoder = msgspec.json.Encoder(enc_hook=str)
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        fields = {
+        fields: dict[str, object] = {
             "time": self._stamp(record),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-        } | {name: value for name, value in record.__dict__.items() if name not in _OWN}
+        } | self._process
+        fields |= {name: value for name, value in record.__dict__.items() if name not in _OWN}
         if record.exc_info:
             fields["exc_info"] = self.formatException(record.exc_info)
         elif record.exc_text:
@@ -91,8 +96,9 @@ class JsonFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """Adds the session and the numbers that a line carries."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+    def __init__(self, process: int | None = None) -> None:
+        number = "" if process is None else f" {process}:"
+        super().__init__(f"%(asctime)s %(levelname)-7s{number} %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""

@@ -24,18 +24,19 @@ log = logging.getLogger(__name__)
 class Server(uvicorn.Server):
     """Stops in order: `drain` runs while the sockets are still open, then uvicorn closes them."""
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], Awaitable[object]], *, patient: bool) -> None:
         super().__init__(config)
         self._drain = drain
+        self._on_signal = self.finish if patient else self.stop
         self._stopping: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until a signal or `stop`. A second signal ends it at once."""
+        """Serve until a signal or `stop`. A second signal ends it at once, unless the server is `patient`."""
         loop = asyncio.get_running_loop()
         installed = []
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
-                loop.add_signal_handler(number, self.stop)
+                loop.add_signal_handler(number, self._on_signal)
                 installed.append(number)
             except (NotImplementedError, RuntimeError, ValueError):
                 pass  # not the main thread (a test), or a platform without signals: `stop` is called by hand
@@ -52,11 +53,16 @@ class Server(uvicorn.Server):
     def stop(self) -> None:
         """Begin to stop; called again, stop at once."""
         if self._stopping is None:
-            log.info("stopping: sessions are being finished")
-            self._stopping = asyncio.get_running_loop().create_task(self._stop(), name="server-stop")
+            self.finish()
         else:
             self.force_exit = self.should_exit = True
             self._stopping.cancel()
+
+    def finish(self) -> None:
+        """Begin to stop; called again, nothing changes."""
+        if self._stopping is None:
+            log.info("stopping: sessions are being finished")
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(), name="server-stop")
 
     async def _stop(self) -> None:
         try:
@@ -77,8 +83,12 @@ def make_server(
     crowd: Crowd | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
+    patient: bool = False,
 ) -> Server:
-    """A server for the application; it is given its listening sockets by `serve`. `crowd`: what keeps a flood away."""
+    """A server for the application; it is given its listening sockets by `serve`. `crowd`: what keeps a flood away.
+
+    `patient`: however often it is signalled, it ends in order; for who has somebody else to end it at once.
+    """
     http_protocol: Any = functools.partial(HttpProtocol, max_connections=max_connections, crowd=crowd)
     config = uvicorn.Config(
         app,
@@ -98,11 +108,11 @@ def make_server(
         ssl_certfile=str(tls_cert) if tls_cert else None,
         ssl_keyfile=str(tls_key) if tls_key else None,
     )
-    return Server(config, drain)
+    return Server(config, drain, patient=patient)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket.
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening TCP socket. `shared`: beside those of other processes of this user, if they say so, too.
 
     Raises:
         OSError: the address cannot be had.
@@ -111,6 +121,8 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
         listener.listen(1_024)
         listener.setblocking(False)

@@ -36,6 +36,13 @@ def line(made: logging.LogRecord) -> dict[str, Any]:
     return read
 
 
+def test_lines_of_one_process_among_several() -> None:
+    made = record("one")
+    assert json.loads(logs.JsonFormatter(process=2).format(made))["process"] == 2
+    assert " 2: one" in logs.TextFormatter(process=2).format(made)
+    assert "process" not in line(made)
+
+
 def test_what_a_line_holds() -> None:
     read = line(record("%s of %d", "one", 2, session="s", seconds=1.5, created=0.25, msecs=250.0))
     assert read.pop("time").endswith(":00,250")
