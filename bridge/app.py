@@ -270,15 +270,15 @@ def make_tracing(settings: Settings, env: Mapping[str, str]) -> Tracing:
         raise SettingsError(f"STT_OTEL_ENDPOINT: {exc}") from None
 
 
-def make_keeper(settings: Settings, manager: SessionManager) -> Keeper:
-    """Who runs the sessions, with the event log that the settings name; not opened yet.
+def make_keeper(settings: Settings, manager: SessionManager, member: Member | None = None) -> Keeper:
+    """Who runs the sessions, with the event log that the settings name; not opened yet. `member`: as `make_bridge`.
 
     Raises:
         SettingsError: the log's package is missing.
     """
     node = secrets.token_hex(8)
     try:
-        event_log = open_log(settings.event_log, node, settings.retention_seconds)
+        event_log = open_log(settings.event_log, node, settings.retention_seconds, siblings=member)
     except (ValueError, MissingPackageError) as exc:
         raise SettingsError(f"STT_EVENT_LOG: {exc}") from None
     return Keeper(
@@ -336,7 +336,7 @@ def make_bridge(settings: Settings, env: dict[str, str] | None = None, member: M
     protection = make_protection(settings, metrics)
     manager = make_manager(settings, environ, metrics, quotas=protection.quotas)
     metrics.show(manager.engines.collectors)
-    keeper = make_keeper(settings, manager)
+    keeper = make_keeper(settings, manager, member)
     media = make_media(settings)
     bodies = Bodies(max_bytes=settings.max_file_bytes, max_bodies=settings.max_files)
     batch = Batch(manager, media)

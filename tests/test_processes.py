@@ -140,6 +140,59 @@ async def test_a_sender_goes_on_at_another_process(pair: Process, how: str) -> N
     assert heard.json["text"].split() == markers(WORDS)
 
 
+async def test_receivers_hear_everything_wherever_they_are(spawn: Spawn) -> None:
+    """Early and late ones, while the sender moves, and the process that has the session is killed."""
+    server = spawn(PAIR)
+    room = "a-room-of-two-processes"
+
+    def receivers() -> list[float]:
+        figures = http_get(f"{server.url}/metrics").body
+        return [metric(figures, "stt_receivers", process=number) for number in "12"]
+
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def join_everywhere(least: int, state: str) -> list[Wire]:
+            joined: list[Wire] = []
+            while min(await asyncio.to_thread(receivers)) < least:
+                assert len(joined) < TRIES
+                start = {"role": "receiver", "session_id": room, "from_seq": 1}
+                joined.append(await stack.enter_async_context(Wire.stream(server.url, start=start)))
+                assert (await joined[-1].until("joined"))["state"] == state
+            return joined
+
+        heard = await join_everywhere(1, "waiting")
+        wire = await stack.enter_async_context(Wire.stream(server.url, start=PCM | {"session_id": room}))
+        await wire.until("ready")
+        partials = [asyncio.create_task(other.until("partial")) for other in heard]
+        sent = 0
+        while not all(task.done() for task in partials):  # what passes may pass unheard: it goes on until all heard it
+            assert sent < 10 * WORD
+            await wire.audio(AUDIO[sent : sent + 3_200])
+            sent += 3_200
+            await asyncio.sleep(0.05)
+        for task in partials:
+            await task
+        await wire.audio(AUDIO[sent : 10 * WORD])
+        await wire.until("final", 3)
+        heard += await join_everywhere(2, "live")
+        outcomes = [wire.outcome]
+        number = home(server, room)
+        os.kill(children(server)[number], signal.SIGKILL)
+        await wire.finish()
+        outcomes.append(await finished(server.url, wire.outcome))
+        assert whole(*outcomes) == markers(WORDS)
+        for other in heard:
+            outcome = await other.finish()
+            if not outcome.of("closed"):  # it was at the process that was killed
+                start = {"role": "receiver", "session_id": room, "from_seq": last(outcome) + 1}
+                again = await stack.enter_async_context(Wire.stream(server.url, start=start))
+                assert whole(outcome, await again.finish()) == markers(WORDS)
+            else:
+                assert whole(outcome) == markers(WORDS)
+                assert outcome.messages[-1]["code"] == "stopped"
+    server.assert_no_traceback()
+
+
 async def test_a_job_is_done_once_whoever_is_asked(pair: Process) -> None:
     async with httpx.AsyncClient(base_url=pair.url, timeout=wire.LIMIT, trust_env=False) as client:
         jobs = [(await handed_in(client, 2))["id"] for _ in range(8)]

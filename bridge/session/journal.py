@@ -133,7 +133,7 @@ class Journal:
 
     def announce(self, session_id: str, event: Partial | Ack) -> None:
         """See `Writer`; of each session the newest of a kind."""
-        if self.log.shared:
+        if self.log.heard_elsewhere(session_id):
             key = event.channel if isinstance(event, Partial) else "ack"
             self._passing.setdefault(session_id, {})[key] = event
             self._passing_wake.set()

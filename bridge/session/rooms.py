@@ -87,8 +87,8 @@ class Rooms:
         """The room; a new one begins behind the event `seq`."""
         room = self._rooms.get(session_id)
         if room is None:
-            shared = self._log is not None and self._log.shared
-            hub = Hub(self._limit, seq=seq, history=LONG_HISTORY if shared else HISTORY)
+            forgetful = self._log is not None and self._log.forgetful
+            hub = Hub(self._limit, seq=seq, history=LONG_HISTORY if forgetful else HISTORY)
             room = self._rooms[session_id] = Room(session_id, hub)
         return room
 

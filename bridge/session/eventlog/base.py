@@ -133,6 +133,9 @@ class EventLog(ABC):
     shared: bool = False
     """Whether several servers write to it, so that `follow` tells of sessions of others."""
 
+    forgetful: bool = False
+    """Whether it may come back without its data, so that its servers had better remember more themselves."""
+
     def __init__(self, node: str, retention_seconds: float) -> None:
         self.node = node
         self.retention_seconds = retention_seconds
@@ -193,6 +196,10 @@ class EventLog(ABC):
     @abstractmethod
     async def announce(self, session_id: str, events: Sequence[ServerEvent]) -> None:
         """Tell other servers' receivers of passing events (partials, acks), if there are any; may be lost."""
+
+    def heard_elsewhere(self, session_id: str) -> bool:  # noqa: ARG002 - who knows more says more
+        """Whether somebody might hear what is announced of this session now."""
+        return self.shared
 
     def follow(self, session_id: str) -> AsyncGenerator[list[ServerEvent]]:
         """What the session's owner writes and announces, from now on. Ends when closed.

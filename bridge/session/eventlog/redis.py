@@ -55,6 +55,7 @@ class RedisLog(EventLog):
     """
 
     shared = True
+    forgetful = True
 
     def __init__(self, url: str, node: str, retention_seconds: float) -> None:
         super().__init__(node, retention_seconds)

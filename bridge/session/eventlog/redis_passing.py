@@ -19,14 +19,13 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from bridge.protocols.events import Ack, Partial, ServerEvent
+from bridge.protocols.events import ServerEvent
 from bridge.session.eventlog.base import LogUnavailableError
 from bridge.session.eventlog.codec import decode_lines
+from bridge.session.eventlog.follower import Follower
 
 log = logging.getLogger(__name__)
 
-BACKLOG: Final = 256
-"""Messages that wait for one follower: some seconds of a lively session."""
 PING_SECONDS: Final = 5.0
 """After so much silence the connection is tried; it is dead when it is silent for as long again."""
 BACKOFF_BASE: Final = 0.05
@@ -39,43 +38,6 @@ PUBLISHED_AT_ONCE: Final = 128
 QUIET_SECONDS: Final = 1.0
 """Nothing is announced for so long after it was heard by nobody, or Redis was away."""
 QUIET_SESSIONS: Final = 4_096
-
-
-class Follower:
-    """One listener's queue."""
-
-    def __init__(self) -> None:
-        self.wake = asyncio.Event()
-        self._waiting: deque[list[ServerEvent]] = deque()
-        self._missed = False
-
-    def put(self, events: list[ServerEvent]) -> None:
-        """Never waits. What finds no room is left out; if it matters, the follower is told to read the log."""
-        if self._missed:
-            return  # it is going to read
-        if len(self._waiting) >= BACKLOG:
-            if all(isinstance(event, Partial | Ack) for event in events):
-                return
-            self.miss()
-            return
-        self._waiting.append(events)
-        self.wake.set()
-
-    def miss(self) -> None:
-        """It may have missed something."""
-        self._waiting.clear()
-        self._missed = True
-        self.wake.set()
-
-    def take(self) -> list[ServerEvent] | None:
-        """The next message, empty after a gap; None: nothing waits."""
-        if self._missed:
-            self._missed = False
-            return []
-        if self._waiting:
-            return self._waiting.popleft()
-        self.wake.clear()
-        return None
 
 
 class Subscriber:

@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from bridge.session.eventlog.base import EventLog
+from bridge.session.eventlog.siblings import Siblings, SiblingsLog
 from bridge.session.eventlog.sqlite import SqliteLog
 from bridge.state import state_folder
 
@@ -47,8 +48,16 @@ def check_url(url: str, *, off: bool = True) -> str:
     return url
 
 
-def open_log(url: str, node: str, retention_seconds: float, env: Mapping[str, str] | None = None) -> EventLog | None:
+def open_log(
+    url: str,
+    node: str,
+    retention_seconds: float,
+    env: Mapping[str, str] | None = None,
+    siblings: Siblings | None = None,
+) -> EventLog | None:
     """The log, to be opened by `EventLog.open`; None if there is to be none. `env`: where the state folder is named.
+
+    `siblings`: other processes that share it, where it is a file.
 
     Raises:
         ValueError: the URL means no event log.
@@ -63,7 +72,10 @@ def open_log(url: str, node: str, retention_seconds: float, env: Mapping[str, st
         except ImportError as exc:
             raise MissingPackageError(f"this event log needs the package redis ({exc}): {INSTALL}") from exc
         return RedisLog(url, node, retention_seconds)
-    return SqliteLog(sqlite_path(rest, "sessions.db", env), node, retention_seconds)
+    path = sqlite_path(rest, "sessions.db", env)
+    if siblings is not None:
+        return SiblingsLog(path, node, retention_seconds, siblings)
+    return SqliteLog(path, node, retention_seconds)
 
 
 def sqlite_path(named: str, default: str, env: Mapping[str, str] | None = None) -> Path | None:

@@ -14,6 +14,7 @@ import pytest
 from bridge.protocols.events import Ack, Partial, ServerEvent
 from bridge.session.eventlog import redis_passing
 from bridge.session.eventlog.base import EventLog, LogUnavailableError, Outcome
+from bridge.session.eventlog.follower import BACKLOG
 from bridge.session.eventlog.redis import ANSWER_SECONDS, CONNECTIONS, RedisLog
 from tests.redis import RedisServer
 from tests.session.eventlog.samples import LIMIT, Open, closed, eventually, final, finals, name, record, write
@@ -412,24 +413,13 @@ async def test_a_follower_that_does_not_read(redis: RedisServer, open_logs: Open
     await log.create(record(session))
     async with contextlib.aclosing(log.follow(session)) as idle, following(log, session) as heard:
         assert await anext(idle) == []
-        last = redis_passing.BACKLOG + 50
+        last = BACKLOG + 50
         for seq in range(1, last + 1):
             await write(log, session, final(seq))
             assert await soon(heard) == [final(seq)]
         assert await anext(idle) == []
         await write(log, session, final(last + 1))
         assert await anext(idle) == [final(last + 1)]
-
-
-async def test_passing_events_never_push_out_lasting_ones() -> None:
-    follower = redis_passing.Follower()
-    for seq in range(1, 11):
-        follower.put([final(seq)])
-    for n in range(2 * redis_passing.BACKLOG):
-        follower.put([Ack(n, 0)])
-    heard = list(iter(follower.take, None))
-    assert len(heard) == redis_passing.BACKLOG
-    assert heard[:10] == [[final(seq)] for seq in range(1, 11)]
 
 
 async def test_closing_ends_what_is_followed(redis: RedisServer) -> None:
