@@ -127,7 +127,7 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs an API key.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")
     processes: int = Field(
-        1, ge=1, le=64, description="Processes that serve the port together, each of them on a core (Linux)."
+        1, ge=1, le=64, description="Processes that serve the port together, for as many cores (Linux)."
     )
     tls_cert: Path | None = Field(None, description="Certificate chain (PEM) to serve https and wss.")
     tls_key: Path | None = Field(None, description="Private key (PEM) of the certificate.")

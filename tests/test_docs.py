@@ -26,6 +26,8 @@ from bridge.client import SessionError, connect
 from bridge.errors import ERRORS
 from bridge.observe import logs
 from bridge.observe.metrics import Metrics
+from bridge.processes.figures import ANSWER_SECONDS, UP
+from bridge.processes.parent import FIRST_PAUSE, LONGEST_PAUSE, MOST_FAILURES
 from bridge.protocols.native import ClosedMessage, FinalMessage, StartMessage
 from bridge.settings import Settings, option_prefix
 from bridge.transports.websocket_protocol import SMALL_MESSAGE, WAITING_MESSAGES, WRITE_HIGH_WATER
@@ -220,7 +222,15 @@ def test_every_metric_of_whisper_is_listed() -> None:
 def test_metrics_named_exist() -> None:
     text = page("operations.md")
     known = {code(row["Metric"]) for row in tables(section(text, "Metrics"))[0]}
-    assert set(re.findall(r"`(stt_\w+)`", text)) == known
+    assert set(re.findall(r"`(stt_\w+)`", text)) == known | {UP}
+
+
+def test_numbers_of_several_processes() -> None:
+    text = section(page("operations.md"), "On several cores")
+    assert ANSWER_SECONDS == 2
+    assert MOST_FAILURES == 5
+    for sentence in ("within two seconds", f"{FIRST_PAUSE:g} s", f"up to {LONGEST_PAUSE:g} s", "five starts"):
+        assert sentence in text.replace("\n", " ")
 
 
 def test_readiness_is_described() -> None:
@@ -249,7 +259,7 @@ def test_changing_the_model_is_described() -> None:
 
 def test_log_fields_are_those_of_the_formatter() -> None:
     rows = tables(section(page("operations.md"), "Logs"))[0]
-    handler_fields = {"time", "level", "logger", "message", "exc_info"}
+    handler_fields = {"time", "level", "logger", "message", "exc_info", "process"}
     named = {code(row["Field"]) for row in rows}
     assert named - handler_fields <= set(logs._EXTRAS)
     root = logging.getLogger()

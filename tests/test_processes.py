@@ -19,6 +19,7 @@ from backends.markers import marker_audio
 from tests import wire
 from tests.api.test_jobs import done, handed_in, said
 from tests.conftest import Spawn
+from tests.test_asr_room import FLOATS, heard, room, words
 from tests.test_resume import AUDIO, PCM, WORDS, finished, last, papers, whole
 from tests.wire import Outcome, Process, Wire, engine_env, eventually, get, http_get, markers, metric, poll
 
@@ -52,6 +53,12 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+async def kill(pid: int) -> None:
+    """End it, and wait until it is gone with all its sockets: it could still take a connection, and reset it."""
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: not alive(pid))
 
 
 def lines(server: Process, message: str) -> list[wire.Json]:
@@ -143,7 +150,7 @@ async def test_a_sender_goes_on_at_another_process(pair: Process, how: str) -> N
 async def test_receivers_hear_everything_wherever_they_are(spawn: Spawn) -> None:
     """Early and late ones, while the sender moves, and the process that has the session is killed."""
     server = spawn(PAIR)
-    room = "a-room-of-two-processes"
+    name = "a-session-of-two-processes"
 
     def receivers() -> list[float]:
         figures = http_get(f"{server.url}/metrics").body
@@ -155,13 +162,13 @@ async def test_receivers_hear_everything_wherever_they_are(spawn: Spawn) -> None
             joined: list[Wire] = []
             while min(await asyncio.to_thread(receivers)) < least:
                 assert len(joined) < TRIES
-                start = {"role": "receiver", "session_id": room, "from_seq": 1}
+                start = {"role": "receiver", "session_id": name, "from_seq": 1}
                 joined.append(await stack.enter_async_context(Wire.stream(server.url, start=start)))
                 assert (await joined[-1].until("joined"))["state"] == state
             return joined
 
         heard = await join_everywhere(1, "waiting")
-        wire = await stack.enter_async_context(Wire.stream(server.url, start=PCM | {"session_id": room}))
+        wire = await stack.enter_async_context(Wire.stream(server.url, start=PCM | {"session_id": name}))
         await wire.until("ready")
         partials = [asyncio.create_task(other.until("partial")) for other in heard]
         sent = 0
@@ -176,21 +183,36 @@ async def test_receivers_hear_everything_wherever_they_are(spawn: Spawn) -> None
         await wire.until("final", 3)
         heard += await join_everywhere(2, "live")
         outcomes = [wire.outcome]
-        number = home(server, room)
-        os.kill(children(server)[number], signal.SIGKILL)
+        await kill(children(server)[home(server, name)])
         await wire.finish()
         outcomes.append(await finished(server.url, wire.outcome))
         assert whole(*outcomes) == markers(WORDS)
         for other in heard:
             outcome = await other.finish()
             if not outcome.of("closed"):  # it was at the process that was killed
-                start = {"role": "receiver", "session_id": room, "from_seq": last(outcome) + 1}
+                start = {"role": "receiver", "session_id": name, "from_seq": last(outcome) + 1}
                 again = await stack.enter_async_context(Wire.stream(server.url, start=start))
                 assert whole(outcome, await again.finish()) == markers(WORDS)
             else:
                 assert whole(outcome) == markers(WORDS)
                 assert outcome.messages[-1]["code"] == "stopped"
     server.assert_no_traceback()
+
+
+async def test_a_room_has_one_sender_whoever_is_asked(pair: Process) -> None:
+    """In its protocol a name may be used again once its session is over, and here it is not."""
+    async with room(pair.url, "the-hall", "sender") as sender:
+        await sender.send(FLOATS[: len(FLOATS) // 2])
+        async with asyncio.timeout(wire.LIMIT):
+            await sender.recv()
+        for _ in range(12):
+            async with room(pair.url, "the-hall", "sender") as second:
+                messages, _code = await heard(second)
+            assert [message["error"]["code"] for message in messages] == ["session_taken"]
+        await sender.send(FLOATS[len(FLOATS) // 2 :])
+        await sender.send("close")
+        said_after, _code = await heard(sender)
+    assert words([m for m in said_after if "partial" not in m])[-1] == markers(12)[-1]
 
 
 async def test_a_job_is_done_once_whoever_is_asked(pair: Process) -> None:
@@ -213,7 +235,7 @@ async def test_one_that_is_killed_is_replaced_and_its_senders_go_on(spawn: Spawn
             await wire.until("final", 3)
         ours, others = one_in(wires, 1), one_in(wires, 2)
         before = children(server)
-        os.kill(before[1], signal.SIGKILL)
+        await kill(before[1])
         assert (await ours.finish()).ended
         await others.audio(AUDIO[10 * WORD :])
         await others.say({"type": "stop"})
@@ -301,6 +323,21 @@ def test_what_is_wrong_is_said_once(spawn: Spawn, tmp_path: Path) -> None:
         assert server.log.count(sentence) == 1
         assert "STT Bridge is ready" not in server.log
         server.assert_no_traceback()
+
+
+@pytest.mark.slow
+async def test_who_can_serve_serves_on_until_nobody_can(spawn: Spawn, tmp_path: Path) -> None:
+    """The engine cannot be loaded any more: what runs already needs that no more."""
+    env = PAIR | engine_env(tmp_path, mode="script", script={})
+    server = spawn(env)
+    pids = children(server)
+    await asyncio.to_thread(Path(env["STT_SCRIPTED_SCRIPT"]).unlink)
+    await kill(pids[1])
+    await eventually(lambda: "process 1 died (exit code 1)" in server.log)
+    assert (await get(f"{server.url}/readyz")).status == 200
+    await kill(pids[2])
+    assert await server.exited(20) == 1
+    assert "cannot be started" in server.log
 
 
 def test_the_port_is_taken(pair: Process, spawn: Spawn) -> None:

@@ -15,10 +15,7 @@ ANSWER_SECONDS: Final = 2.0
 _ASK: Final = "figures?"
 _TELL: Final = "figures"
 _ID_BYTES: Final = 8
-_UP: Final = (
-    b"# HELP stt_process_up 1 for each process of the server that told its figures, else 0.\n"
-    b"# TYPE stt_process_up gauge\n"
-)
+UP: Final = "stt_process_up"
 
 
 class Figures:
@@ -34,22 +31,21 @@ class Figures:
 
     async def all(self) -> bytes:
         """Everybody's metrics, each sample with the label `process`."""
-        number = next(self._ids)
-        question = self._asked[number] = _Question(self._member.siblings)
-        self._member.post(_ASK, number.to_bytes(_ID_BYTES))
+        name = next(self._ids)
+        question = self._asked[name] = _Question(self._member.siblings)
+        self._member.post(_ASK, name.to_bytes(_ID_BYTES))
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await question.answered.wait()
         except TimeoutError:
             pass  # it hangs, or has just died
         finally:
-            del self._asked[number]
+            del self._asked[name]
         texts = question.texts | {self._member.number: self._labelled()}
-        up = b"".join(
-            b'stt_process_up{process="%d"} %d\n' % (process, process in texts)
-            for process in range(1, self._member.processes + 1)
-        )
-        return merged(texts[process] for process in sorted(texts)) + _UP + up
+        lines = [f"# HELP {UP} 1 for each process of the server that told its figures, else 0.", f"# TYPE {UP} gauge"]
+        numbers = range(1, self._member.processes + 1)
+        lines += [f'{UP}{{process="{number}"}} {int(number in texts)}' for number in numbers]
+        return merged(texts[number] for number in sorted(texts)) + ("\n".join(lines) + "\n").encode()
 
     def _labelled(self) -> bytes:
         return labelled(self._own(), b"process", b"%d" % self._member.number)

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from typing import Final
 
 import msgspec
+
+log = logging.getLogger(__name__)
 
 HEADER_BYTES: Final = 4
 FRAME_BYTES: Final = 16 * 1_048_576
@@ -79,6 +82,9 @@ class Line:
         if isinstance(message, Post) and self._writer.transport.get_write_buffer_size() > WAITING_BYTES:
             return
         body = self._encoder.encode(message)
+        if len(body) > FRAME_BYTES:
+            log.error("what is said to another process has %d bytes, and is left out", len(body))
+            return
         self._writer.write(len(body).to_bytes(HEADER_BYTES) + body)
 
     async def hear(self) -> Message:
