@@ -10,7 +10,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from bridge.processes.line import FRAME_BYTES, HEADER_BYTES, WAITING_BYTES, Line, Papers, Post, Present, Ready, Stop
+from bridge.processes.line import (
+    FRAME_BYTES,
+    HEADER_BYTES,
+    WAITING_BYTES,
+    Line,
+    Message,
+    Papers,
+    Post,
+    Present,
+    Ready,
+    Stop,
+)
 from tests.wire import LIMIT
 
 
@@ -26,7 +37,7 @@ async def lines() -> AsyncIterator[tuple[Line, Line]]:
 
 
 async def test_every_message_comes_as_it_was() -> None:
-    messages = [
+    messages: list[Message] = [
         Papers(b"{}", {"STT_X": "grüß"}, 2),
         Ready("http://127.0.0.1:1"),
         Present(frozenset({1, 64})),
