@@ -1,14 +1,16 @@
 """Moves messages between a WebSocket, a codec and a session. Knows flow control, knows no speech.
 
 An ASGI application by itself rather than a FastAPI handler: it answers before the upgrade, and on the way of a frame
-stands nothing but the codec and the session. Backpressure: this reads the next message only when the session has
-room; the server protocol pauses the socket while a message waits, and TCP slows the client.
+stands nothing but the codec and the session. Where the server offers a line (`LINE_EXTENSION`), a message is taken in
+where the socket is read, while nothing has to be waited for. Backpressure: this reads the next message only when the
+session has room; the server protocol pauses the socket while a message waits, and TCP slows the client.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import math
 import time
@@ -55,6 +57,16 @@ Send = Callable[[Message], Awaitable[None]]
 
 ABORT_EXTENSION: Final = "stt_bridge.abort"
 """Key in `scope["extensions"]` of a callable that drops the connection at once; `transports.server` puts it there."""
+
+LINE_EXTENSION: Final = "stt_bridge.line"
+"""Key in `scope["extensions"]` of a callable `(sink: Sink | None) -> None`; `transports.server` puts it there.
+
+Unless messages wait, they go to the sink from then on, at once and in order, and not through `receive`. A sink that
+returns False has taken its last one: `receive` then returns a message of the type `FULL`, those that follow come by
+`receive`, and the socket is not read before the next call. None: no sink any more.
+"""
+FULL: Final = "stt_bridge.full"
+Sink = Callable[[bytes | str], bool]
 
 
 class Codec(Protocol):
@@ -140,11 +152,16 @@ class StreamEndpoint:
         try:
             abort = scope.get("extensions", {}).get(ABORT_EXTENSION)
             codec = self._make_codec(scope["path"], arrival.query)
-            connection = _Connection(codec, admission.rights, receive, send, abort, self._limits, self._metrics)
+            line = scope.get("extensions", {}).get(LINE_EXTENSION, _no_line)
+            connection = _Connection(codec, admission.rights, receive, send, abort, line, self._limits, self._metrics)
             await connection.serve(self._reception, Account(admission.subject, admission.credential))
         finally:
             self._connections -= 1
             self._metrics.connection_seconds.observe(time.monotonic() - began)
+
+
+def _no_line(_: Sink | None) -> None:
+    """Every message comes by `receive`."""
 
 
 class _Disconnected(Exception):  # noqa: N818 - an end, not an error
@@ -161,6 +178,7 @@ class _Connection:
         receive: Receive,
         send: Send,
         abort: Callable[[], None] | None,
+        line: Callable[[Sink | None], None],
         limits: ConnectionLimits,
         metrics: Metrics,
     ) -> None:
@@ -169,6 +187,8 @@ class _Connection:
         self._receive = receive
         self._send = send
         self._abort = abort
+        self._line = line
+        self._failure: Exception | None = None  # what went wrong in the sink
         self._limits = limits
         self._observe_chunk = metrics.chunk_seconds.observe
         self._metrics = metrics
@@ -242,33 +262,61 @@ class _Connection:
     async def _read(self, sender: Sender, first: list[ClientEvent]) -> None:
         """Pass on what the client sends; raises `_Disconnected` at its end."""
         session = sender.session
+        context = contextvars.copy_context()  # logs tell whose message it was
+        await self._room(session)  # a connection before this one may have left more than there was room for
         try:
-            await session.room()  # a connection before this one may have left more than there was room for
             for event in first:
-                await self._handle(session, event)
+                self._handle(session, event)
         except BridgeError as exc:
             self._blame(session, exc)
-        while True:
-            message = await self._receive()
-            if message["type"] != "websocket.receive":
-                raise _Disconnected
-            if not sender.current:
-                continue  # it was told that another connection has taken its place
-            began = time.perf_counter()
-            try:
-                data = message.get("bytes")
-                if data is not None:
-                    event = self._codec.receive_bytes(data)
-                    room = not isinstance(event, Audio) or session.feed(event.data)
-                    self._observe_chunk(time.perf_counter() - began)
+        try:
+            while True:
+                self._line(lambda data: context.run(self._sink, sender, data))
+                message = await self._receive()
+                if message["type"] == "websocket.receive":
+                    data = message.get("bytes")
+                    room = self._take(sender, message["text"] if data is None else data)
+                elif message["type"] == FULL:
+                    room = False
                 else:
-                    room = True
-                    for event in self._codec.receive_text(message["text"]):
-                        room = await self._handle(session, event)
+                    raise _Disconnected
+                if self._failure is not None:
+                    raise self._failure
                 if not room:
-                    await session.room()
-            except BridgeError as exc:
-                self._blame(session, exc)
+                    await self._room(session)
+        finally:
+            self._line(None)
+            self._failure = None
+
+    async def _room(self, session: Session) -> None:
+        try:
+            await session.room()
+        except BridgeError as exc:
+            self._blame(session, exc)
+
+    def _sink(self, sender: Sender, data: bytes | str) -> bool:
+        """`_take`, from where the socket is read: a fault of this code's is for the reader to raise."""
+        try:
+            return self._take(sender, data)
+        except Exception as exc:  # noqa: BLE001 - see above
+            self._failure = exc
+            return False
+
+    def _take(self, sender: Sender, data: bytes | str) -> bool:
+        """Pass a message on; whether the session takes more audio."""
+        if not sender.current:
+            return True  # it was told that another connection has taken its place
+        session = sender.session
+        room = True
+        try:
+            if isinstance(data, str):
+                for event in self._codec.receive_text(data):
+                    room = self._handle(session, event)
+            else:
+                room = self._handle(session, self._codec.receive_bytes(data))
+        except BridgeError as exc:
+            self._blame(session, exc)
+        return room
 
     def _blame(self, session: Session, error: BridgeError) -> None:
         """Answer a message that was refused; what the session accepted before is not hurt."""
@@ -278,7 +326,7 @@ class _Connection:
         elif self._tell(error):
             session.refuse(BridgeError("too_many_errors"))
 
-    async def _handle(self, session: Session, event: ClientEvent) -> bool:
+    def _handle(self, session: Session, event: ClientEvent) -> bool:
         """Pass one event on; whether the session takes more audio."""
         match event:
             case Audio():

@@ -1,4 +1,8 @@
-"""uvicorn's WebSocket connection, bounded and hardened: what waits, what a peer may cost others, how it ends."""
+"""uvicorn's WebSocket connection, bounded and hardened: what waits, what a peer may cost others, how it ends.
+
+A plain message goes straight to whoever listens (see `LINE_EXTENSION`): no parser's generator, no queue and no switch
+of tasks lie between the socket and the session.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,13 @@ from typing import Any, Final
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import CloseCode, Frame
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
 
 from bridge.transports.endings import CLOSE_SECONDS, end_writing, refusal, reset
-from bridge.transports.websocket import ABORT_EXTENSION
+from bridge.transports.frames import LARGEST, Frames, Kind
+from bridge.transports.websocket import ABORT_EXTENSION, FULL, LINE_EXTENSION, Sink
 
 WRITE_HIGH_WATER: Final = 65_536
 """Bytes that may wait in this process for one receiver before its writer waits."""
@@ -29,6 +34,7 @@ Where the frames before were large, the next slice is: slicing costs a bulk tran
 """
 FEW_FRAMES: Final = 64
 """Frames in a slice, up to which they are called large."""
+_TEXT_HEAD: Final = 0x80 | Opcode.TEXT
 
 
 class StreamProtocol(WebSocketsSansIOProtocol):
@@ -44,7 +50,10 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._backlog = bytearray()  # received, not parsed yet
         self._slice = SLICE
         self._working: asyncio.Handle | None = None
+        self._frames = Frames(min(self.config.ws_max_size, LARGEST))
         self._joined: bytearray | None = None  # the fragments of a message so far
+        self._sink: Sink | None = None  # where messages go that need not wait
+        self._full = False  # it took the last one that it could
         self._last_resort: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -52,6 +61,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self._last_resort is not None:
             self._last_resort.cancel()
             self._last_resort = None
+        self._sink = None
         super().connection_lost(exc)
 
     # What comes in
@@ -68,8 +78,22 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self._take(data)
 
     def _take(self, data: bytes) -> None:
+        if not self.handshake_initiated:  # the first data are the request's head and nothing else
+            self._take_head(data)
+            return
+        pieces = self._frames.split(data)
+        self._slice = LARGE_SLICE if len(pieces) <= FEW_FRAMES else SLICE
+        for kind, piece in pieces:
+            if kind is Kind.OTHER:
+                super().data_received(piece)
+            else:
+                self._deliver(piece, text=kind is Kind.TEXT)
+            if self._failed or self.conn.close_rcvd is not None:
+                return  # nothing that follows counts
+
+    def _take_head(self, data: bytes) -> None:
         super().data_received(data)
-        if not self.handshake_initiated and self.conn.handshake_exc is not None:
+        if self.conn.handshake_exc is not None:
             # The HTTP parser took it for an upgrade, the WebSocket parser does not even take it for a request.
             self.close_sent = self.handshake_complete = True
             answer = b"".join(self.conn.data_to_send())
@@ -79,18 +103,14 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def _work(self) -> None:
         """Parse one slice, unless the application is behind or the peer does not read: both call `_go_on` later."""
         self._working = None
-        if not self.close_sent and (self.queue.qsize() > WAITING_MESSAGES or not self.writable.is_set()):
+        behind = self._full or self.queue.qsize() > WAITING_MESSAGES or not self.writable.is_set()
+        if behind and not self.close_sent:
             return
         data = bytes(self._backlog[: self._slice])
         del self._backlog[: self._slice]
         self._take(data)
         if self._backlog or self.queue.empty():
             self._go_on()
-
-    def handle_events(self) -> None:
-        """Size the next slice by the frames of this one."""
-        self._slice = LARGE_SLICE if len(self.conn.events) <= FEW_FRAMES else SLICE
-        super().handle_events()
 
     def _go_on(self) -> None:
         """Parse what waits; when nothing does, read on."""
@@ -112,17 +132,36 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     async def receive(self) -> Any:
         """The next message for the application."""
         message = await self.queue.get()
-        if self.read_paused and self.queue.empty():
+        if self.read_paused and self.queue.empty() and not self._full:
             self._go_on()
         return message
 
+    def _listen(self, sink: Sink | None) -> None:
+        """See `LINE_EXTENSION`."""
+        self._sink = sink if self.queue.empty() else None
+        self._full = False
+        if self.queue.empty():
+            self._go_on()
+
     async def send(self, message: Any) -> None:
         """Send; after a close frame, look for the peer's behind everything that it sent before."""
+        if message["type"] == "websocket.send" and (text := message.get("text")) is not None and self._established:
+            if not self.writable.is_set():
+                await self.writable.wait()
+            if self._established:
+                self.transport.write(_text_frame(text))
+                return
         await super().send(message)
         if message["type"] == "websocket.close":
             self._go_on()
         elif message["type"] == "websocket.http.response.body":
             self.handshake_complete = True  # refused, which uvicorn would take for an application that says nothing
+
+    @property
+    def _established(self) -> bool:
+        """Whether a message can be sent: between the two handshakes, without an extension that would change it."""
+        conn = self.conn
+        return self.handshake_complete and not self.close_sent and conn.state is State.OPEN and not conn.extensions
 
     # The handshake
 
@@ -133,6 +172,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             # The task that will read the scope has been made, but has not run yet.
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[ABORT_EXTENSION] = functools.partial(reset, self.transport)
+            extensions[LINE_EXTENSION] = self._listen
 
     async def run_asgi(self) -> None:
         """Run the application; after it nothing keeps the connection, not even a peer that does not read."""
@@ -150,6 +190,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             await super().run_asgi()
         finally:
             self.app = app  # what points to each other is freed some day, not now
+            self.scope["extensions"].pop(LINE_EXTENSION, None)
         if not self.disconnected:
             self._abort_later(2 * CLOSE_SECONDS)
 
@@ -165,26 +206,39 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self.send_receive_event_to_app()
 
     def send_receive_event_to_app(self) -> None:
-        """Queue a complete message; pause reading once enough of them wait.
+        """Deliver a complete message."""
+        (data,) = self.frames
+        self.frames = []
+        self._deliver(data, text=self.curr_msg_data_type == "text")
+
+    def _deliver(self, data: bytes, *, text: bool) -> None:
+        """To who listens, or into the queue; pause reading once enough of them wait.
 
         The base class pauses at every message, which costs two system calls for each frame of audio.
         """
-        (data,) = self.frames
-        self.frames = []
         if self.close_sent:
             return
-        small = self.curr_msg_data_type == "bytes" and len(data) <= SMALL_MESSAGE
-        if self.curr_msg_data_type == "text":
+        message: bytes | str = data
+        if text:
             try:
-                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
+                message = data.decode()
             except UnicodeDecodeError:
                 self.conn.fail(CloseCode.INVALID_DATA, "a text message is not UTF-8")
                 self.handle_parser_exception()
                 return
-        else:
-            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
-        if not small or self.queue.qsize() > WAITING_MESSAGES:
+        if self._sink is not None and self.queue.empty():
+            if not self._sink(message):
+                self._sink = None
+                self._full = True
+                self._put({"type": FULL})
+                self._pause_reading()
+            return
+        self._put({"type": "websocket.receive", "text" if text else "bytes": message})
+        if text or len(data) > SMALL_MESSAGE or self.queue.qsize() > WAITING_MESSAGES:
             self._pause_reading()
+
+    def _put(self, message: Any) -> None:
+        self.queue.put_nowait(message)
 
     # Pings
 
@@ -248,3 +302,16 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def _abort_later(self, seconds: float) -> None:
         if self._last_resort is None:
             self._last_resort = self.loop.call_later(seconds, reset, self.transport)
+
+
+def _text_frame(text: str) -> bytes:
+    """One whole, unmasked text message; see RFC 6455, section 5.2."""
+    data = text.encode()
+    size = len(data)
+    if size < 126:
+        head = bytes((_TEXT_HEAD, size))
+    elif size <= 0xFFFF:
+        head = bytes((_TEXT_HEAD, 126)) + size.to_bytes(2)
+    else:
+        head = bytes((_TEXT_HEAD, 127)) + size.to_bytes(8)
+    return head + data
