@@ -55,6 +55,11 @@ class StreamDecoder:
         """Position up to which audio was read, in frames at the declared rate."""
         return round(self._frames)
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is surely nothing to be read."""
+        return bool(self._ready_bytes) and isinstance(self._source, RawSamples) and self._source.empty
+
     def push(self, data: bytes) -> None:
         """Take in one message."""
         if self._source is not None:

@@ -36,6 +36,9 @@ _LOW_SECONDS: Final = 3.0
 _ABOVE_FLOOR: Final = 4
 _PIECE_SECONDS: Final = 0.1
 
+_LOOK_SECONDS: Final = 0.5
+"""Raw audio is looked at in pieces of this length: looking costs by the look, hardly by the sample."""
+
 _CLIPPED_RUN: Final = 3
 """Samples in a row at full scale: a tone at full scale has one or two."""
 _CLIPPED_SHARE: Final = 0.005
@@ -86,11 +89,11 @@ def _nobody(code: str, sentence: str) -> None:
 
 
 class SignalMonitor:
-    """Watches one session's audio. It costs some microseconds a message after the first seconds.
+    """Watches one session's audio. It costs less than a microsecond a message after the first seconds.
 
     In those it judges the format, as far as the `budget` that sessions share allows (None: at once).
 
-    `notice` is called from within `received` and `heard`, at most once for each code.
+    `notice` is called from within `received`, `heard` and `finish`, at most once for each code.
     """
 
     def __init__(self, audio: AudioFormat, rate: int, notice: Notice, budget: Budget | None = None) -> None:
@@ -105,6 +108,9 @@ class SignalMonitor:
         self._raw = declared.encoding.width is not None
         self._suspicion = FormatSuspicion(declared, budget)
         self._pace = Pace(declared)
+        self._unseen: list[bytes] = []  # messages that were not looked at yet, and their bytes
+        self._unseen_bytes = 0
+        self._look_bytes = _LOOK_SECONDS * declared.frame_bytes * declared.sample_rate if self._raw else 0
         self._cut = 0  # bytes at the start of the next message that belong to a frame of the one before
         scale = _G711_SCALES.get(declared.encoding) or _SCALES.get(declared.encoding, _PCM16)
         self._levels = (
@@ -114,8 +120,9 @@ class SignalMonitor:
         )
 
     def close(self) -> None:
-        """No more audio comes; nobody is told of any."""
+        """Nobody is told of anything any more."""
         self._notice = _nobody
+        self._unseen.clear()
         self._levels.close()
 
     def received(self, data: bytes, now: float) -> None:
@@ -132,12 +139,17 @@ class SignalMonitor:
             self._begin(found)
         if not self._raw:
             return
-        if not self._suspicion.done and (finding := self._suspicion.push(data, now)) is not None:
-            self._pace.done = True  # what is wrong explains the number of bytes, too
-            self._tell(*finding)
         if not self._pace.done and (finding := self._pace.push(len(data), now)) is not None:
             self._tell(*finding)
-        self._look(data)
+        self._unseen.append(data)
+        self._unseen_bytes += len(data)
+        if self._unseen_bytes >= self._look_bytes:
+            self._see(now)
+
+    def finish(self, now: float) -> None:
+        """No more audio comes."""
+        if self._unseen:
+            self._see(now)
 
     def heard(self, pcm: bytes) -> None:
         """Audio at the engine's rate. It is looked at only where the bytes that came say nothing, being coded."""
@@ -162,8 +174,18 @@ class SignalMonitor:
         if not self._raw:
             self._levels = Levels(self._rate, 1, _PCM16, self._tell)
 
+    def _see(self, now: float) -> None:
+        """Look at the messages that wait."""
+        data = self._unseen[0] if len(self._unseen) == 1 else b"".join(self._unseen)
+        self._unseen.clear()
+        self._unseen_bytes = 0
+        if not self._suspicion.done and (finding := self._suspicion.push(data, now)) is not None:
+            self._pace.done = True  # what is wrong explains the number of bytes, too
+            self._tell(*finding)
+        self._look(data)
+
     def _look(self, data: bytes) -> None:
-        """At the whole frames of a message."""
+        """At the whole frames of so many bytes."""
         frame = self._audio.frame_bytes
         start, self._cut = self._cut, (self._cut - len(data)) % frame
         size = (len(data) - start) // frame * frame

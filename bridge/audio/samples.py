@@ -85,6 +85,11 @@ class RawSamples:
         self._data = b""
         self._at = 0
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is held."""
+        return self._at == len(self._data)
+
     def push(self, data: bytes) -> None:
         """Take in any number of bytes."""
         self._data = self._data[self._at :] + data if self._at < len(self._data) else data
@@ -104,7 +109,7 @@ class RawSamples:
         size = min(len(self._data) - at, most)
         size -= size % self._frame_bytes
         self._at = at + size
-        return self._data[at : at + size]
+        return self._data[at : at + size]  # all of it: no copy
 
     def close(self) -> None:
         """Forget what is held."""

@@ -86,11 +86,15 @@ class Budget:
         self._left = blocks_per_second
         self._at = -math.inf
 
-    def take(self, now: float) -> bool:
-        """Whether one may be judged now, in seconds of any steady clock; that one is counted."""
+    def has(self, now: float) -> bool:
+        """Whether one may be judged now, in seconds of any steady clock."""
         self._left = min(self._rate, self._left + self._rate * max(0.0, now - self._at))
         self._at = now
-        if self._left < 1:
+        return self._left >= 1
+
+    def take(self, now: float) -> bool:
+        """The same; that one is counted."""
+        if not self.has(now):
             return False
         self._left -= 1
         return True
@@ -117,6 +121,9 @@ class FormatSuspicion:
     def push(self, data: bytes, now: float = 0.0) -> Finding | None:
         """Take in the next bytes, at so many seconds of the budget's clock; what is wrong, once."""
         if self.done:
+            return None
+        if self._budget is not None and not self._budget.has(now):
+            self._excerpts.skip(len(data))
             return None
         for block in self._excerpts.push(data):
             if self._budget is not None and not self._budget.take(now):
@@ -236,6 +243,12 @@ class _Excerpts:
                 if len(blocks) == _PER_MESSAGE:
                     self._next = max(self._next, self._aligned(self._position))
         return blocks
+
+    def skip(self, size: int) -> None:
+        """Let so many bytes pass; the next block lies behind them."""
+        self._position += size
+        self._held.clear()
+        self._next = max(self._next, self._aligned(self._position))
 
     def uneventful(self) -> None:
         """A block said nothing; after many of those, fewer are cut."""

@@ -40,6 +40,9 @@ HOUSEKEEPING_SECONDS: Final = 30.0
 """That either may take."""
 BATCH: Final = 64
 """Sessions in one write."""
+PAUSE_SECONDS: Final = 0.005
+"""After a write that took all there was: what comes meanwhile goes into one. The first after a quiet time waits for
+nothing; with many sessions a write for each event would cost more than all that is written."""
 
 Describe = Callable[[str], SessionRecord | None]
 """A session of this server as the log should know it; None if it is not here any more."""
@@ -164,6 +167,8 @@ class Journal:
                         log.exception("session is logged no more", extra={"session": publisher.session_id})
                         publisher.give_up()
                 await self._notify()
+                if len(batch) < BATCH:
+                    await asyncio.sleep(PAUSE_SECONDS)
             await self._notify()
 
     async def _write(self, batch: list[tuple[Publisher, Entry, Position]]) -> list[Outcome]:

@@ -199,7 +199,7 @@ class Session:
         if self._monitor is not None:
             self._monitor.received(data, now)
         self._decoder.push(data)
-        return self._take_in(now) and self._has_room
+        return self._take_in(now)
 
     async def room(self) -> None:
         """Wait until the session takes audio again. Safe to cancel.
@@ -210,7 +210,7 @@ class Session:
         while not self.stopping:
             self._active = self._loop.time()  # there is still something of the client's to be taken in
             await self._channels_have_room()
-            if self.stopping or (self._take_in(self._loop.time()) and self._has_room):
+            if self.stopping or self._take_in(self._loop.time()):
                 break
             await asyncio.sleep(0)
         self._active = self._loop.time()  # the client was kept waiting: it was not idle
@@ -314,7 +314,10 @@ class Session:
             await channel.room()
 
     def _take_in(self, now: float) -> bool:
-        """Decode what was pushed, as far as there is room and it takes no long time. Returns whether that was all."""
+        """Decode what was pushed, as far as there is room and it takes no long time.
+
+        Returns whether that was all, and there is room for more.
+        """
         for _ in range(PIECES_AT_ONCE):
             if not self._has_room:
                 return False
@@ -327,6 +330,8 @@ class Session:
             if self._denoisers:
                 lanes = tuple(denoiser.process(pcm) for denoiser, pcm in zip(self._denoisers, lanes, strict=True))
             self._append(lanes, now)
+            if self._decoder.idle:
+                return self._has_room
         return False
 
     def _append(self, lanes: Lanes, now: float) -> None:
@@ -357,6 +362,8 @@ class Session:
     def _close_audio(self) -> None:
         self._audio_closed = True
         self._decoder.close()
+        if self._monitor is not None:
+            self._monitor.finish(self._loop.time())
         if self._denoisers:
             self._append(tuple(denoiser.finish() for denoiser in self._denoisers), self._loop.time())
         for channel in self._channels:

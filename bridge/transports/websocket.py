@@ -15,7 +15,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -59,14 +59,23 @@ ABORT_EXTENSION: Final = "stt_bridge.abort"
 """Key in `scope["extensions"]` of a callable that drops the connection at once; `transports.server` puts it there."""
 
 LINE_EXTENSION: Final = "stt_bridge.line"
-"""Key in `scope["extensions"]` of a callable `(sink: Sink | None) -> None`; `transports.server` puts it there.
-
-Unless messages wait, they go to the sink from then on, at once and in order, and not through `receive`. A sink that
-returns False has taken its last one: `receive` then returns a message of the type `FULL`, those that follow come by
-`receive`, and the socket is not read before the next call. None: no sink any more.
-"""
+"""Key in `scope["extensions"]` of a `Line`; `transports.server` puts it there."""
 FULL: Final = "stt_bridge.full"
 Sink = Callable[[bytes | str], bool]
+
+
+class Line(Protocol):
+    """A connection without tasks and queues in between: what need not wait goes through at once, in order."""
+
+    def listen(self, sink: Sink | None) -> None:
+        """Unless messages wait, they go to the sink from now on, and not through `receive`.
+
+        A sink that returns False has taken its last one: `receive` then returns a message of the type `FULL`, those
+        that follow come by `receive`, and the socket is not read before the next call. None: no sink any more.
+        """
+
+    def write(self, texts: Sequence[str]) -> bool:
+        """Send these messages, if that is possible without waiting; otherwise nothing is sent, and `send` tells why."""
 
 
 class Codec(Protocol):
@@ -152,7 +161,7 @@ class StreamEndpoint:
         try:
             abort = scope.get("extensions", {}).get(ABORT_EXTENSION)
             codec = self._make_codec(scope["path"], arrival.query)
-            line = scope.get("extensions", {}).get(LINE_EXTENSION, _no_line)
+            line = scope.get("extensions", {}).get(LINE_EXTENSION, _NoLine())
             connection = _Connection(codec, admission.rights, receive, send, abort, line, self._limits, self._metrics)
             await connection.serve(self._reception, Account(admission.subject, admission.credential))
         finally:
@@ -160,8 +169,15 @@ class StreamEndpoint:
             self._metrics.connection_seconds.observe(time.monotonic() - began)
 
 
-def _no_line(_: Sink | None) -> None:
-    """Every message comes by `receive`."""
+class _NoLine:
+    """Every message comes by `receive`, and goes by `send`."""
+
+    def listen(self, sink: Sink | None) -> None:
+        """See `Line`."""
+
+    def write(self, texts: Sequence[str]) -> bool:  # noqa: ARG002 - see `Line`
+        """See `Line`."""
+        return False
 
 
 class _Disconnected(Exception):  # noqa: N818 - an end, not an error
@@ -178,7 +194,7 @@ class _Connection:
         receive: Receive,
         send: Send,
         abort: Callable[[], None] | None,
-        line: Callable[[Sink | None], None],
+        line: Line,
         limits: ConnectionLimits,
         metrics: Metrics,
     ) -> None:
@@ -271,7 +287,7 @@ class _Connection:
             self._blame(session, exc)
         try:
             while True:
-                self._line(lambda data: context.run(self._sink, sender, data))
+                self._line.listen(lambda data: context.run(self._sink, sender, data))
                 message = await self._receive()
                 if message["type"] == "websocket.receive":
                     data = message.get("bytes")
@@ -285,7 +301,7 @@ class _Connection:
                 if not room:
                     await self._room(session)
         finally:
-            self._line(None)
+            self._line.listen(None)
             self._failure = None
 
     async def _room(self, session: Session) -> None:
@@ -375,9 +391,11 @@ class _Connection:
         try:
             async with contextlib.aclosing(aiter(feed)) as batches:
                 async for events in batches:
-                    async with asyncio.timeout(self._limits.send_seconds):
-                        for event in events:
-                            await self._transmit(event)
+                    texts = [text for event in events if (text := self._codec.encode(event)) is not None]
+                    if not self._line.write(texts):
+                        async with asyncio.timeout(self._limits.send_seconds):
+                            for text in texts:
+                                await self._asgi({"type": "websocket.send", "text": text})
                     if isinstance(events[-1], Closed):
                         with contextlib.suppress(_Disconnected):
                             await self._close(events[-1].code)

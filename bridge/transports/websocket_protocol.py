@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Sequence
 from typing import Any, Final
 
 from uvicorn.protocols.utils import ClientDisconnected
@@ -136,8 +137,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self._go_on()
         return message
 
-    def _listen(self, sink: Sink | None) -> None:
-        """See `LINE_EXTENSION`."""
+    def listen(self, sink: Sink | None) -> None:
+        """See `Line`."""
         self._sink = sink if self.queue.empty() else None
         self._full = False
         if self.queue.empty():
@@ -145,23 +146,21 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         """Send; after a close frame, look for the peer's behind everything that it sent before."""
-        if message["type"] == "websocket.send" and (text := message.get("text")) is not None and self._established:
-            if not self.writable.is_set():
-                await self.writable.wait()
-            if self._established:
-                self.transport.write(_text_frame(text))
-                return
         await super().send(message)
         if message["type"] == "websocket.close":
             self._go_on()
         elif message["type"] == "websocket.http.response.body":
             self.handshake_complete = True  # refused, which uvicorn would take for an application that says nothing
 
-    @property
-    def _established(self) -> bool:
-        """Whether a message can be sent: between the two handshakes, without an extension that would change it."""
+    def write(self, texts: Sequence[str]) -> bool:
+        """See `Line`: between the two handshakes, to a peer that reads, without an extension that would change it."""
         conn = self.conn
-        return self.handshake_complete and not self.close_sent and conn.state is State.OPEN and not conn.extensions
+        if not self.handshake_complete or self.close_sent or conn.state is not State.OPEN or conn.extensions:
+            return False
+        if not self.writable.is_set():
+            return False
+        self.transport.write(b"".join(map(_text_frame, texts)))
+        return True
 
     # The handshake
 
@@ -172,7 +171,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             # The task that will read the scope has been made, but has not run yet.
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[ABORT_EXTENSION] = functools.partial(reset, self.transport)
-            extensions[LINE_EXTENSION] = self._listen
+            extensions[LINE_EXTENSION] = self
 
     async def run_asgi(self) -> None:
         """Run the application; after it nothing keeps the connection, not even a peer that does not read."""
