@@ -115,7 +115,7 @@ class FormatSuspicion:
         self._rivals = [encoding for encoding in READABLE if encoding is not declared]
         self._hopeless: dict[Encoding, float] = {}  # those that are no rivals any more, with what they cost
         self._disguised: Counter[Encoding] = Counter()
-        self._bytes = np.zeros(256, np.int64)
+        self._bytes: npt.NDArray[np.int64] | None = None  # how often each value; a session that waits needs no room
         self._interleaving = _Interleaving()
 
     def push(self, data: bytes, now: float = 0.0) -> Finding | None:
@@ -159,7 +159,8 @@ class FormatSuspicion:
             self._hopeless |= {encoding: costs[encoding] for encoding in self._rivals if costs[encoding] >= dear}
             self._rivals = [encoding for encoding in self._rivals if encoding not in self._hopeless]
         self._disguised.update(reading.encoding for reading in audio if reading.disguised)
-        self._bytes += np.bincount(np.frombuffer(block, np.uint8), minlength=256)
+        counts = np.bincount(np.frombuffer(block, np.uint8), minlength=256)
+        self._bytes = counts if self._bytes is None else self._bytes + counts
         if declared is not None:
             self._interleaving.take(declared.values)
         return True
@@ -194,7 +195,8 @@ class FormatSuspicion:
                 f"the samples are floats far beyond 1.0, which is full scale in {name}: divide what came from 16-bit "
                 "integers by 32768"
             )
-        if min(own, best) >= _CHANCE and _entropy(self._bytes) >= _CHANCE_ENTROPY:
+        entropy = 0.0 if self._bytes is None else _entropy(self._bytes)
+        if min(own, best) >= _CHANCE and entropy >= _CHANCE_ENTROPY:
             return "wrong_encoding", (
                 f"the bytes look compressed or encrypted, not like samples in {name}: declare the codec or the "
                 "container that they are in, or send samples"
