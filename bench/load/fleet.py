@@ -55,6 +55,7 @@ async def _one(plan: Plan, told: Callable[[Seen], None]) -> Seen:
         process.stdin.close()
         async for line in process.stdout:
             seen = decoder.decode(line)
+            seen.generator = plan.first
             told(seen)
             whole.merge(seen)
             whole.open = seen.open  # the one figure that is no sum

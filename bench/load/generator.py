@@ -6,9 +6,11 @@ import asyncio
 import gc
 import random
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -18,12 +20,12 @@ from bench.load.dialects import DIALECTS
 from bench.load.plan import FRAME_BYTES, Plan
 from bench.load.results import Seen
 from bench.load.session import Session
-from bench.load.speech import clips, on_the_wire, part, said
+from bench.load.speech import Utterance, clips, on_the_wire, part, said
 
 TICK: Final = 0.002
 """Seconds between looks at who is to send: a timer for each frame would cost more than the frame."""
 PATIENCE: Final = 60.0
-"""Seconds that sessions may take to open and to end beside their audio."""
+"""Seconds that a session may take to connect, and then to open and to end beside its audio."""
 CONNECTING: Final = 256
 """Connections that are opened at once: as many as any server takes in."""
 
@@ -65,19 +67,18 @@ class Generator:
         self._loop = asyncio.get_running_loop()
         self._wheel = Wheel(self._loop)
         self._dialect = DIALECTS[plan.dialect]
-        self._clips = clips()
+        self._clips = clips(Path(plan.audio)) if plan.audio else clips()
         self._frames = [[self._dialect.audio(frame) for frame in clip.frames] for clip in self._clips]
         self._silence = self._dialect.audio(bytes(FRAME_BYTES))
         self._connecting = asyncio.Semaphore(CONNECTING)
         self._cpu = time.process_time()
 
     async def run(self) -> None:
-        """All sessions, to their end."""
+        """All sessions, to their end: each has its limits, so the run has."""
         plan = self._plan
-        longest = plan.ramp + plan.hold + max(plan.lasting, 0) + plan.seconds + PATIENCE
         telling = self._loop.create_task(self._tell_regularly(), name="tell")
         try:
-            async with asyncio.timeout(longest), asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as group:
                 began = self._loop.time()
                 for i in range(plan.sessions):
                     await asyncio.sleep(began + plan.ramp * i / plan.sessions - self._loop.time())
@@ -99,29 +100,42 @@ class Generator:
     async def _session(self, rng: random.Random) -> None:
         plan = self._plan
         spoken = part(self._clips, plan.seconds, plan.think, rng)
-        host, port, _ = plan.address
-        session = Session(
-            self._dialect(),
-            plan.address,
-            on_the_wire(self._silence, self._frames, spoken),
-            said(self._clips, spoken),
-            lambda: self._seen,
-            self._wheel.later,
-            jitter=plan.jitter,
-            hold=plan.hold,
-        )
-        try:
-            async with self._connecting:
-                await self._loop.create_connection(lambda: session, host, port)
-        except OSError as exc:
-            self._seen.refused += 1
-            self._seen.fail(exc.strerror or str(exc))
+        frames = on_the_wire(self._silence, self._frames, spoken)
+        session = await self._connected(frames, said(self._clips, spoken))
+        if session is None:
             return
-        try:
-            async with asyncio.timeout(plan.hold + plan.seconds + PATIENCE):
-                await session.ended
-        except TimeoutError:
+        await asyncio.wait([session.ended], timeout=plan.hold + plan.seconds + PATIENCE)
+        if not session.ended.done():
             session.abort("it did not end in time")
+            await session.ended
+
+    async def _connected(self, frames: list[bytes], utterances: list[Utterance]) -> Session | None:
+        """A session whose connection is there; None where there is none, which is counted."""
+        plan = self._plan
+        host, port, _ = plan.address
+        try:
+            async with asyncio.timeout(PATIENCE), self._connecting:
+                session = Session(  # made here: it measures from now on
+                    self._dialect(),
+                    plan.address,
+                    frames,
+                    utterances,
+                    lambda: self._seen,
+                    self._wheel.later,
+                    jitter=plan.jitter,
+                    hold=plan.hold,
+                    key=plan.key,
+                )
+                await self._loop.create_connection(lambda: session, host, port)
+        except TimeoutError:
+            reason = "it did not connect in time"
+        except OSError as exc:
+            reason = exc.strerror or str(exc)
+        else:
+            return session
+        self._seen.refused += 1
+        self._seen.fail(reason)
+        return None
 
     async def _tell_regularly(self) -> None:
         due = self._loop.time()
@@ -141,6 +155,7 @@ class Generator:
 
 def main() -> None:
     """Read a plan from standard input, play it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, and it ends this one
     plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

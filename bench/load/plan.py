@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -46,6 +47,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     every: float = 1.0
     first: int = 0
     seed: int = 1
+    audio: str = ""
+    """A folder of speech with a manifest; the project's own samples if it is empty."""
+    key: str = ""
+    """The server's API key. Part of no report and no message."""
     remote: bool = False
     """Whether another machine may be put under load."""
 
@@ -63,7 +68,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         for name, (value, least, most) in bounds.items():
             if not least <= value <= most:
                 raise PlanError(f"{name}: {least:g} to {most:g}, not {value:g}")
+        scheme = urlsplit(self.url).scheme
         _ = self.address
+        if self.key and (scheme != "ws" or not self.key.isascii() or not self.key.isprintable()):
+            raise PlanError("an API key goes into a WebSocket's request, and is of printable ASCII characters")
         if not self.remote and self.address[0] not in LOOPBACK:
             raise PlanError("only a server on this machine may be put under load, unless it is said to be meant")
 
@@ -84,3 +92,25 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         count = self.sessions * (number + 1) // of - self.sessions * number // of
         first = self.sessions * number // of
         return msgspec.structs.replace(self, sessions=count, first=first, seed=self.seed + number)
+
+
+def plan_of(args: argparse.Namespace, url: str, key: str = "") -> Plan:
+    """The plan that the arguments of `bench.load.arguments` describe.
+
+    Raises:
+        PlanError: out of bounds.
+    """
+    return Plan(
+        url=url,
+        dialect=args.protocol,
+        sessions=args.sessions,
+        seconds=args.seconds,
+        ramp=args.ramp,
+        jitter=args.jitter,
+        think=args.think,
+        hold=args.hold,
+        lasting=args.lasting,
+        audio=args.audio,
+        key=key,
+        remote=args.remote,
+    )

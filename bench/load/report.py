@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import bridge
-from bench.load.plan import Plan
+from bench.load.plan import FRAME_SECONDS, Plan
 from bench.load.results import Seen
 
 Report = dict[str, Any]
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 PACKAGES: Final = ("websockets", "uvicorn", "uvloop", "msgspec", "numpy", "pocketsphinx", "faster-whisper")
-DEAF: Final = "scripted"
-"""The beginning of the names of backends that say what they are told: their words say nothing about errors."""
 
 
 def report(plan: Plan, seen: Seen) -> Report:
@@ -27,11 +25,16 @@ def report(plan: Plan, seen: Seen) -> Report:
     there. `speech_end_ms`: from the end of an utterance, as the recording has it, to the final that holds it.
     `word_error_rate` is None where no backend listened.
     """
-    audio = seen.frames / 10 or 1
-    heard = seen.words_said and not any(name.startswith(DEAF) for name in seen.backends)
+    audio = seen.frames * FRAME_SECONDS or 1
+    heard = seen.words_said > 0
     return {
         "sessions": plan.sessions,
         "seconds": plan.seconds,
+        "ramp": plan.ramp,
+        "jitter": plan.jitter,
+        "think": plan.think,
+        "hold": plan.hold,
+        "lasting": plan.lasting,
         "protocol": plan.dialect,
         "backends": seen.backends,
         "completed": seen.completed,
@@ -85,6 +88,8 @@ def _processor() -> str:
 
 def _commit() -> str | None:
     """Of the checkout this runs from; None where there is none. A tree that was changed is marked."""
+    if not (ROOT / ".git").exists():  # installed, perhaps into somebody else's checkout
+        return None
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607 - git as it is found

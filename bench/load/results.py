@@ -12,6 +12,9 @@ _STEP: Final = 1.01
 _LOG: Final = math.log(_STEP)
 _LEAST: Final = 1e-6
 """Seconds; what is less counts as this."""
+REASONS: Final = 20
+"""Of failures that are told apart: servers may say anything."""
+OTHERS: Final = "other reasons"
 
 
 class Distribution(msgspec.Struct):
@@ -60,6 +63,8 @@ class Seen(msgspec.Struct, kw_only=True):
 
     at: float = 0.0
     """When it was told: seconds of the machine's monotonic clock, which all its processes share."""
+    generator: int = 0
+    """Which process tells it: the number of its first session."""
     open: int = 0
     """Sessions that are open now."""
     completed: int = 0
@@ -78,7 +83,7 @@ class Seen(msgspec.Struct, kw_only=True):
     word_errors: int = 0
     words_said: int = 0
     failures: dict[str, int] = {}
-    """Why sessions were refused or dropped, as far as that was said."""
+    """Why sessions were refused or dropped, as far as that was said; what is rare of very many reasons is `OTHERS`."""
     backends: list[str] = []
     opening: Distribution = msgspec.field(default_factory=Distribution)
     """From connecting to the permission to send."""
@@ -95,8 +100,12 @@ class Seen(msgspec.Struct, kw_only=True):
 
     def fail(self, reason: str) -> None:
         """Count why."""
-        if reason in self.failures or len(self.failures) < 20:  # servers may say anything
-            self.failures[reason] = self.failures.get(reason, 0) + 1
+        self._failed(reason, 1)
+
+    def _failed(self, reason: str, count: int) -> None:
+        if reason not in self.failures and len(self.failures) >= REASONS:
+            reason = OTHERS
+        self.failures[reason] = self.failures.get(reason, 0) + count
 
     def merge(self, other: Seen) -> None:
         """Take in what another process saw."""
@@ -106,7 +115,7 @@ class Seen(msgspec.Struct, kw_only=True):
         for name in DISTRIBUTIONS:
             getattr(self, name).merge(getattr(other, name))
         for reason, count in other.failures.items():
-            self.failures[reason] = self.failures.get(reason, 0) + count
+            self._failed(reason, count)
         self.backends = sorted({*self.backends, *other.backends})
 
 

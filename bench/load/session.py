@@ -19,6 +19,8 @@ from bridge.transcript import word_errors
 COVERED: Final = 0.3
 """Seconds before the end of an utterance at which a final may end that holds all of it: engines cut silence."""
 SLIGHT: Final = 1e-6
+DEAF: Final = "scripted"
+"""The beginning of the names of backends that say what they are told: their words say nothing about errors."""
 
 
 class Session(asyncio.Protocol):
@@ -38,6 +40,7 @@ class Session(asyncio.Protocol):
         *,
         jitter: float,
         hold: float,
+        key: str = "",
     ) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._dialect = dialect
@@ -48,6 +51,7 @@ class Session(asyncio.Protocol):
         self._later = later
         self._jitter = jitter
         self._hold = hold
+        self._key = key
         self._began = time.perf_counter()
         self._transport: asyncio.Transport
         self._sent_at = array("d")
@@ -56,7 +60,9 @@ class Session(asyncio.Protocol):
         self._opened = False
         self._ok: bool | None = None
         self._reason = "the connection was closed"
+        self._listens = dialect.words
         self._covered = 0.0
+        self._final = 0.0  # the end of what is final
         self._unanswered = 0  # of `said`
         self._shown: list[str] = []
         self._finals: list[str] = []
@@ -66,7 +72,7 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
-        self._transport.write(self._dialect.hello(*self._address))
+        self._transport.write(self._dialect.hello(*self._address, self._key))
 
     def data_received(self, data: bytes) -> None:
         """Take in what the server says."""
@@ -118,6 +124,7 @@ class Session(asyncio.Protocol):
         seen.opening.add(now - self._began)
         if opened.backend and opened.backend not in seen.backends:
             seen.backends.append(opened.backend)
+        self._listens = self._listens and not opened.backend.startswith(DEAF)
         self._base = now + self._hold + random.uniform(0, FRAME_SECONDS)  # sessions do not beat together
         self._plan()
 
@@ -152,7 +159,7 @@ class Session(asyncio.Protocol):
         if ended.ok and not whole:
             self._reason = "ended before its audio did"
         elif not ended.ok:
-            self._reason = "the server ended it"
+            self._reason = ended.reason[:100] or "the server ended it"
         if ended.received is not None:
             self._seen().lost_frames += max(0, len(self._sent_at) - ended.received // FRAME_SAMPLES)
         self._transport.close()
@@ -165,14 +172,24 @@ class Session(asyncio.Protocol):
             seen.finals += 1
         else:
             seen.partials += 1
-        if end is not None and end > self._covered + SLIGHT:
-            self._covered = end
-            if (sent := self._sent(end)) is not None:
-                (seen.final if text.final else seen.partial).add(max(0.0, now - sent))
+        if end is not None:
+            self._time(end, text.final, now, seen)
         self._show(text, seen)
         if text.final:
             self._finals.append(text.text)
             self._answer(end, now, seen)
+
+    def _time(self, end: float, final: bool, now: float, seen: Seen) -> None:
+        """What a text that covers more than those before it took: partials among all texts, finals among finals."""
+        sent = self._sent(end)
+        if final and end > self._final + SLIGHT:
+            self._final = end
+            if sent is not None:
+                seen.final.add(max(0.0, now - sent))
+        if end > self._covered + SLIGHT:
+            self._covered = end
+            if sent is not None and not final:
+                seen.partial.add(max(0.0, now - sent))
 
     def _sent(self, seconds: float) -> float | None:
         """When the audio up to this was sent; None if all has been sent: what the end brings is no answer to audio."""
@@ -207,7 +224,7 @@ class Session(asyncio.Protocol):
             self._shown = words
 
     def _compare(self, seen: Seen) -> None:
-        if self._ok and self._said:
+        if self._ok and self._said and self._listens:
             errors, words = word_errors(" ".join(u.text for u in self._said), " ".join(self._finals))
             seen.word_errors += errors
             seen.words_said += words

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench.load.plan import FRAME_BYTES, FRAME_SECONDS, RATE
 from bridge.audio.decode import StreamDecoder
@@ -17,6 +17,10 @@ from bridge.audio.files import open_audio
 SAMPLES: Final = Path(__file__).resolve().parent.parent.parent / "samples"
 LONGEST: Final = 20.0
 """Seconds of a sample that is used: sessions should differ."""
+
+
+class SpeechError(Exception):
+    """There is nothing to say; the text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +68,42 @@ def cut(pcm: bytes) -> tuple[bytes, ...]:
     return tuple(pcm[i : i + FRAME_BYTES] for i in range(0, len(pcm), FRAME_BYTES))
 
 
+def manifest(folder: Path = SAMPLES) -> list[dict[str, Any]]:
+    """The recordings of a folder that can be used: `file`, `seconds`, `utterances` with `text` and `end` in seconds.
+
+    Raises:
+        SpeechError: there are none.
+    """
+    path = folder / "manifest.json"
+    try:
+        samples = json.loads(path.read_text(encoding="utf-8"))["samples"]
+        usable = [s for s in samples if s.get("utterances") and s["seconds"] <= LONGEST]
+    except FileNotFoundError:
+        if folder == SAMPLES:
+            raise SpeechError(
+                "the project's recordings are not installed: name a FOLDER with a manifest.json by --audio, "
+                "or run it from the repository"
+            ) from None
+        raise SpeechError(f"{path} is not there") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise SpeechError(f"{path} cannot be used: {type(exc).__name__}: {exc}") from exc
+    if not usable:
+        raise SpeechError(f"{path} names no recording of up to {LONGEST:g} s with utterances")
+    return usable
+
+
 @functools.cache
 def clips(folder: Path = SAMPLES) -> tuple[Clip, ...]:
-    """All samples whose utterances the manifest tells, in its order."""
+    """All of the manifest's recordings, in its order.
+
+    Raises:
+        SpeechError: there are none.
+        AudioFileError: one cannot be read.
+    """
     found = []
-    for sample in json.loads((folder / "manifest.json").read_text())["samples"]:
-        if sample.get("utterances") and sample["seconds"] <= LONGEST:
-            utterances = tuple(Utterance(u["text"], u["end"]) for u in sample["utterances"])
-            found.append(Clip(sample["file"], cut(pcm16(folder / sample["file"])), utterances))
+    for sample in manifest(folder):
+        utterances = tuple(Utterance(u["text"], u["end"]) for u in sample["utterances"])
+        found.append(Clip(sample["file"], cut(pcm16(folder / sample["file"])), utterances))
     return tuple(found)
 
 

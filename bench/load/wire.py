@@ -13,6 +13,11 @@ MASK: Final = b"\x5a\xc3\x17\xe9"
 """The same for all frames, so that sessions can share them. It is there to be taken off."""
 KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
 
+MAX_HEAD: Final = 16_384
+"""Bytes of an answer to the handshake."""
+MAX_FRAME: Final = 16 * 1_048_576
+"""Bytes of a frame. Servers say texts; more is a mistake, and not to be kept."""
+
 UPGRADED: Final = 101
 """In place of an opcode: the handshake is complete."""
 TEXT: Final = 1
@@ -26,11 +31,13 @@ class WireError(Exception):
     """The server said something that this does not understand; the text is what it said first."""
 
 
-def upgrade(host: str, port: int, path: str) -> bytes:
-    """The request for a WebSocket."""
+def upgrade(host: str, port: int, path: str, key: str = "") -> bytes:
+    """The request for a WebSocket; an API key goes with it as a bearer token."""
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    authorization = f"Authorization: Bearer {key}\r\n" if key else ""
     return (
-        f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"{authorization}Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
     ).encode()
 
 
@@ -57,7 +64,7 @@ class Reader:
         """The opcodes and payloads that are whole now; `UPGRADED` first.
 
         Raises:
-            WireError: the handshake was refused, or a frame is none that is known here.
+            WireError: the handshake was refused, or a frame is none that is known here. Feed it no more.
         """
         if self._rest:
             data = self._rest + data
@@ -65,19 +72,15 @@ class Reader:
         found: list[tuple[int, bytes]] = []
         at = 0
         if not self._upgraded:
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                self._rest = data
+            at = self._shaken(data)
+            if not at:
                 return found
-            line = data[: data.find(b"\r\n")]
-            if b" 101 " not in line:
-                raise WireError(line[:100].decode("latin-1"))
-            self._upgraded = True
             found.append((UPGRADED, b""))
-            at = end + 4
         size = len(data)
         while size - at >= 2:
             first, length = data[at], data[at + 1]
+            if not first & 0x80 or length & 0x80:
+                raise WireError("a frame that is fragmented or masked")
             start = at + 2
             if length == 126:
                 start += 2
@@ -85,11 +88,25 @@ class Reader:
             elif length == 127:
                 start += 8
                 length = int.from_bytes(data[at + 2 : start])
+            if start <= size and length > MAX_FRAME:
+                raise WireError(f"a frame of {length} bytes")
             if start + length > size or start > size:
                 break
-            if not first & 0x80 or data[at + 1] & 0x80:
-                raise WireError("a frame that is fragmented or masked")
             found.append((first & 0x0F, data[start : start + length]))
             at = start + length
         self._rest = data[at:]
         return found
+
+    def _shaken(self, data: bytes) -> int:
+        """Where the answer to the handshake ends; 0 if it has not come whole yet."""
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > MAX_HEAD:
+                raise WireError("an answer to the handshake that does not end")
+            self._rest = data
+            return 0
+        line = data[: data.find(b"\r\n")]
+        if line.split(b" ")[1:2] != [b"101"]:
+            raise WireError(line[:100].decode("latin-1"))
+        self._upgraded = True
+        return end + 4

@@ -32,10 +32,14 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The session is over, in order or not. `received`: samples that the server says it got, if it says so."""
+    """The session is over, in order or not. `received`: samples that the server says it got, if it says so.
+
+    `reason`: the server's word for why, if it has one.
+    """
 
     ok: bool
     received: int | None = None
+    reason: str = ""
 
 
 Heard = Say | Opened | Text | Ended
@@ -45,10 +49,12 @@ class Dialect(ABC):
     """One session's part of a conversation."""
 
     name: ClassVar[str]
+    words: ClassVar[bool] = True
+    """Whether servers of this kind say any."""
 
     @abstractmethod
-    def hello(self, host: str, port: int, path: str) -> bytes:
-        """The first bytes on the connection."""
+    def hello(self, host: str, port: int, path: str, key: str = "") -> bytes:
+        """The first bytes on the connection, with an API key where the server wants one."""
 
     @classmethod
     @abstractmethod

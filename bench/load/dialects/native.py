@@ -34,9 +34,9 @@ class Native(Dialect):
     def __init__(self) -> None:
         self._reader = wire.Reader()
 
-    def hello(self, host: str, port: int, path: str) -> bytes:
+    def hello(self, host: str, port: int, path: str, key: str = "") -> bytes:
         """The upgrade."""
-        return wire.upgrade(host, port, path)
+        return wire.upgrade(host, port, path, key)
 
     @classmethod
     def audio(cls, pcm: bytes) -> bytes:
@@ -69,7 +69,7 @@ class Native(Dialect):
             case "ready":
                 heard.append(Opened(message.backend))
             case "closed":
-                heard.append(Ended(message.code == "stopped", message.received))
+                heard.append(Ended(message.code == "stopped", message.received, message.code))
 
 
 class NativeBase64(Native):

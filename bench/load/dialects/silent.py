@@ -13,13 +13,14 @@ class Silent(Dialect):
     """Binary messages; a close frame ends it."""
 
     name: ClassVar[str] = "silent"
+    words: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._reader = wire.Reader()
 
-    def hello(self, host: str, port: int, path: str) -> bytes:
+    def hello(self, host: str, port: int, path: str, key: str = "") -> bytes:
         """The upgrade."""
-        return wire.upgrade(host, port, path)
+        return wire.upgrade(host, port, path, key)
 
     @classmethod
     def audio(cls, pcm: bytes) -> bytes:

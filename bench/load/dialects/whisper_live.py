@@ -66,9 +66,9 @@ class WhisperLive(Dialect):
         self._partial = ("", "")
         self._ended = False
 
-    def hello(self, host: str, port: int, path: str) -> bytes:
+    def hello(self, host: str, port: int, path: str, key: str = "") -> bytes:
         """The upgrade; the options follow when it is done."""
-        return upgrade(host, port, path)
+        return upgrade(host, port, path, key)
 
     @classmethod
     def audio(cls, pcm: bytes) -> bytes:

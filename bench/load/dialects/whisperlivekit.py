@@ -46,9 +46,9 @@ class WhisperLiveKit(Dialect):
         self._partial = ""
         self._ended = False
 
-    def hello(self, host: str, port: int, path: str) -> bytes:
+    def hello(self, host: str, port: int, path: str, key: str = "") -> bytes:
         """The upgrade; a session needs no other words."""
-        return upgrade(host, port, path)
+        return upgrade(host, port, path, key)
 
     @classmethod
     def audio(cls, pcm: bytes) -> bytes:

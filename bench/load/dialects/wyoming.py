@@ -50,7 +50,7 @@ class Wyoming(Dialect):
         self._told = ""
         self._streaming = False
 
-    def hello(self, host: str, port: int, path: str) -> bytes:  # noqa: ARG002  # a bare TCP connection has no path
+    def hello(self, host: str, port: int, path: str, key: str = "") -> bytes:  # noqa: ARG002  # bare TCP has no path
         """The question who is there."""
         return _event("describe", {})
 
