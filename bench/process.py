@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import re
@@ -30,19 +31,30 @@ def announced(name: str, line: str) -> str | None:
 def started(
     command: list[str], name: str, settings: Mapping[str, str], *, module: str = "bridge"
 ) -> Iterator[tuple[int, str]]:
-    """A process of the bridge (of another module), its id, what its banner says of `name`; stopped at the end."""
+    """A process of the bridge (of another module), its id, what its banner says of `name`; stopped at the end.
+
+    Raises:
+        SystemExit: it did not start; the text has what it said.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", module, *command], env=environment(settings), stderr=subprocess.PIPE, text=True
     )
-    try:
-        for line in process.stderr or ():
-            if address := announced(name, line):
-                yield process.pid, address
-                return
-        raise SystemExit(f"{command[0]} did not start (exit code {process.wait()})")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+    said: collections.deque[str] = collections.deque(maxlen=20)
+    with process:
+        try:
+            for line in process.stderr or ():
+                if address := announced(name, line):
+                    yield process.pid, address
+                    return
+                said.append(line)
+            raise SystemExit(f"{command[0]} did not start (exit code {process.wait()})\n{''.join(said)}".rstrip())
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
 
 
 def cpu_seconds(pid: int) -> float:

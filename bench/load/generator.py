@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import resource
 import signal
@@ -130,7 +131,7 @@ class Generator:
         except TimeoutError:
             reason = "it did not connect in time"
         except OSError as exc:
-            reason = exc.strerror or str(exc)
+            reason = os.strerror(exc.errno) if exc.errno else str(exc)  # the loop's own words name the address
         else:
             return session
         self._seen.refused += 1
