@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import bridge
-from bridge.commands import backends, demo, emulate_google, serve, stream, token, transcribe, worker
+from bridge.commands import backends, bench, demo, emulate_google, serve, stream, token, transcribe, worker
 from bridge.commands.exits import Exit
 
 
@@ -20,7 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"stt-bridge {bridge.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (serve, worker, stream, transcribe, token, backends, demo, emulate_google):
+    for command in (serve, worker, stream, transcribe, token, backends, demo, bench, emulate_google):
         command.add_parser(subparsers)
     return parser
 
