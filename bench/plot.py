@@ -118,7 +118,7 @@ def _name(report: Report) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.2g}"
+    return "" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _machine(reports: Sequence[Report]) -> str:
@@ -128,7 +128,7 @@ def _machine(reports: Sequence[Report]) -> str:
         if here := report.get("machine"):
             where = f"{here['processor'] or here['system']}, {here['cpus']} CPUs, Python {here['python']}"
             versions = ", ".join(f"{name} {number}" for name, number in here["versions"].items())
-            found[f"{where}; {versions}" + (f" at {here['commit']}" if here["commit"] else "")] = None
+            found["; ".join((where, versions, *([f"commit {here['commit']}"] if here["commit"] else [])))] = None
     return "\n".join(found)
 
 

@@ -17,6 +17,16 @@ LINE_BYTES: Final = 1 << 22
 """What one line of a generator holds, at most."""
 
 
+def check_processes(plan: Plan, processes: int) -> None:
+    """Whether so many can share the plan.
+
+    Raises:
+        PlanError: they cannot.
+    """
+    if not 1 <= processes <= min(MAX_PROCESSES, plan.sessions):
+        raise PlanError(f"processes: 1 to {MAX_PROCESSES}, and not more than sessions")
+
+
 async def play(plan: Plan, processes: int = 1, told: Callable[[Seen], None] = lambda _: None) -> Seen:
     """Play the plan by so many processes. `told` hears from each of them, `Plan.every` seconds.
 
@@ -24,8 +34,7 @@ async def play(plan: Plan, processes: int = 1, told: Callable[[Seen], None] = la
         PlanError: too many processes.
         RuntimeError: one of them failed; what it said stands on standard error.
     """
-    if not 1 <= processes <= min(MAX_PROCESSES, plan.sessions):
-        raise PlanError(f"processes: 1 to {MAX_PROCESSES}, and not more than sessions")
+    check_processes(plan, processes)
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [

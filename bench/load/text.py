@@ -24,14 +24,14 @@ def lines(told: Report) -> Iterator[str]:
     yield _line("word error rate", f"{told['word_error_rate']:.1%} of {told['words']:,} words" if heard else why)
     yield ""
     yield _line("audio → final", _milliseconds(told["final_latency_ms"]))
-    flicker = "" if told["flicker"] is None else f", {told['flicker']:.1%} of the words changed once they were shown"
+    flicker = "" if told["flicker"] is None else f"; {told['flicker']:.2f} words taken back for each word of a final"
     yield _line("partials", f"{told['partials_per_second']:g} a second of audio{flicker}")
     yield _line("opening", _milliseconds(told["opening_ms"]))
     yield _line("generator's own lag", _milliseconds(told["generator_lag_ms"]))
-    if told.get("server"):
-        yield _line("server", _server(told["server"]))
-    if told.get("machine"):
-        yield _line("machine", _machine(told["machine"]))
+    if cost := told.get("server"):
+        yield _line("server", _server(cost))
+    if where := told.get("machine"):
+        yield _line("machine", _machine(where))
 
 
 def warning(told: Report) -> str | None:
@@ -64,7 +64,7 @@ def _milliseconds(of: Mapping[str, float]) -> str:
 
 
 def _three(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
 
 
 def _server(cost: Mapping[str, Any]) -> str:

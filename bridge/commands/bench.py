@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bench.load.results import Seen
     from bench.load.server import Cost
 
+ANYWHERE: Final = "ws://127.0.0.1:1/"
+"""In place of the address of a server that has not been started."""
 LINES: Final = 6
 """Told while it runs, where nobody looks at a terminal."""
 
@@ -78,13 +80,14 @@ def run(args: argparse.Namespace) -> int:
     except SpeechError as exc:
         complain(exc)
         return Exit.UNREADABLE
-    except RuntimeError as exc:  # a generator failed, and has said why
+    except (RuntimeError, SystemExit) as exc:  # a generator failed, and has said why; the server did not start
         complain(exc)
         return Exit.FAILED
 
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse now what would fail when all has been measured."""
+    from bench.load.fleet import check_processes
     from bench.load.plan import PlanError
     from bench.load.speech import SAMPLES, manifest
     from bench.plot import check
@@ -93,6 +96,7 @@ def _check(args: argparse.Namespace) -> None:
         raise PlanError("--backend is for a server of its own: leave --url away, or --backend")
     if args.url is None and not _is_ours(args.protocol):
         raise PlanError(f"a server that speaks {args.protocol} must run already: name it by --url")
+    check_processes(_plan(args, args.url or ANYWHERE), args.processes)
     if args.plot is not None:
         check(args.plot)
     for path in (args.json, args.plot):
@@ -106,17 +110,14 @@ def _is_ours(protocol: str) -> bool:
 
 
 def _measure(args: argparse.Namespace) -> Exit:
-    from bench.load.plan import plan_of
     from bench.load.report import machine, report
     from bench.load.text import lines, warning
 
     with contextlib.ExitStack() as stack:
+        cost = None
         if args.url is not None:
-            key = args.api_key or os.environ.get("STT_API_KEY") or ""
-            plan = plan_of(args, stream_url(args.url) if _is_ours(args.protocol) else args.url, key)
-            cost = None
+            plan = _plan(args, args.url)
         else:
-            plan_of(args, "ws://127.0.0.1:1")  # before a server is started for nothing
             plan, cost = stack.enter_context(_own_server(args))
         here = machine()  # as it is before the load
         progress = Progress(plan, cost)
@@ -130,6 +131,14 @@ def _measure(args: argparse.Namespace) -> Exit:
     return Exit.OK if seen.completed and not seen.refused and not seen.dropped else Exit.FAILED
 
 
+def _plan(args: argparse.Namespace, url: str) -> Plan:
+    """What is to be played, against a server that may want a key."""
+    from bench.load.plan import plan_of
+
+    key = args.api_key or ("" if url.startswith("tcp:") else os.environ.get("STT_API_KEY")) or ""
+    return plan_of(args, stream_url(url) if _is_ours(args.protocol) else url, key)
+
+
 @contextlib.contextmanager
 def _own_server(args: argparse.Namespace) -> Iterator[tuple[Plan, Cost | None]]:
     """A server for this run, the plan for it, and what will tell its cost."""
@@ -137,7 +146,8 @@ def _own_server(args: argparse.Namespace) -> Iterator[tuple[Plan, Cost | None]]:
     from bench.load.server import Cost, serving, settings
 
     variables = settings(args.sessions, args.hold, args.seconds, args.backend)
-    sys.stderr.write(f"starting a server with the backend {variables.get('STT_BACKEND') or 'of the settings'}\n")
+    sys.stderr.write("starting a server\n")
+    sys.stderr.flush()
     with serving(variables) as (pid, url):
         yield plan_of(args, url), Cost.of(pid)
 
