@@ -10,7 +10,7 @@ import bridge
 from bridge.cli import main
 from bridge.commands.exits import Exit
 
-COMMANDS = ["serve", "worker", "stream", "transcribe", "backends", "demo"]
+COMMANDS = ["serve", "worker", "stream", "transcribe", "backends", "demo", "bench"]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
