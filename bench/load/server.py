@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
+from bench.load.plan import Plan
 from bench.process import cpu_seconds, resident_mb, started
 from bridge.settings import PREFIX, Settings, environment
 
@@ -48,6 +51,11 @@ def serving(variables: dict[str, str]) -> Iterator[tuple[int, str]]:
     """A server that keeps nothing: its process and the address of its stream."""
     with tempfile.TemporaryDirectory() as state, started(SERVE, "stream", variables | {"XDG_STATE_HOME": state}) as it:
         yield it
+
+
+def warm_up(plan: Plan) -> Plan:
+    """One short session: what a server loads with its first is no cost of sessions."""
+    return msgspec.structs.replace(plan, sessions=1, seconds=1.0, ramp=0.0, hold=0.0, lasting=0.0)
 
 
 class Cost:

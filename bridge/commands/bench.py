@@ -142,14 +142,17 @@ def _plan(args: argparse.Namespace, url: str) -> Plan:
 @contextlib.contextmanager
 def _own_server(args: argparse.Namespace) -> Iterator[tuple[Plan, Cost | None]]:
     """A server for this run, the plan for it, and what will tell its cost."""
+    from bench.load.fleet import play
     from bench.load.plan import plan_of
-    from bench.load.server import Cost, serving, settings
+    from bench.load.server import Cost, serving, settings, warm_up
 
     variables = settings(args.sessions, args.hold, args.seconds, args.backend)
     sys.stderr.write("starting a server\n")
     sys.stderr.flush()
     with serving(variables) as (pid, url):
-        yield plan_of(args, url), Cost.of(pid)
+        plan = plan_of(args, url)
+        asyncio.run(play(warm_up(plan)))
+        yield plan, Cost.of(pid)
 
 
 async def _play(plan: Plan, processes: int, progress: Progress) -> Seen:
