@@ -57,10 +57,10 @@ def started(
                 raise
 
 
-def cpu_seconds(pid: int, *, ended: bool = False) -> float:
-    """User and system time of a process so far; with that of its children that have `ended` (and were waited for)."""
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return sum(int(field) for field in fields[11 : 15 if ended else 13]) / _TICKS
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def resident_mb(pid: int, which: str = "VmRSS") -> float:

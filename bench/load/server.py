@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,8 +114,9 @@ def _of_one(figure: Callable[[int], float], pid: int) -> float:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """With what its children took that have ended."""
-    return cpu_seconds(pid, ended=True)
+    """With what its children took that have ended (and were waited for)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return cpu_seconds(pid) + (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def _proportional_mb(pid: int) -> float:
