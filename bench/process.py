@@ -9,11 +9,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+_STOP_SECONDS: Final = 30
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
@@ -39,28 +42,41 @@ def started(
     process = subprocess.Popen(
         [sys.executable, "-m", module, *command], env=environment(settings), stderr=subprocess.PIPE, text=True
     )
+    assert process.stderr is not None  # noqa: S101 - as asked for above
     said: collections.deque[str] = collections.deque(maxlen=20)
-    with process:
+    try:
+        for line in process.stderr:
+            if address := announced(name, line):
+                # Read on, or a server that complains a lot would wait for somebody to do so.
+                threading.Thread(target=_drain, args=(process.stderr,), daemon=True).start()
+                yield process.pid, address
+                return
+            said.append(line)
+        process.stderr.close()
+        name = command[0] if command else module
+        raise SystemExit(f"{name} did not start (exit code {process.wait()})\n{''.join(said)}".rstrip())
+    finally:
+        process.send_signal(signal.SIGTERM)
         try:
-            for line in process.stderr or ():
-                if address := announced(name, line):
-                    yield process.pid, address
-                    return
-                said.append(line)
-            raise SystemExit(f"{command[0]} did not start (exit code {process.wait()})\n{''.join(said)}".rstrip())
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(_STOP_SECONDS)
+
+
+def _drain(log: IO[str]) -> None:
+    with log:
+        while log.read(65_536):
+            pass
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    """User and system time of a process and all its threads so far, to the nanosecond where the system knows it."""
+    try:
+        return time.clock_gettime((~pid << 3) | 2)  # Linux's clock_getcpuclockid(3), which Python does not show
+    except OSError:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def resident_mb(pid: int, which: str = "VmRSS") -> float:
@@ -72,3 +88,13 @@ def resident_mb(pid: int, which: str = "VmRSS") -> float:
 def threads_of(pid: int) -> int:
     """Threads of a process, those that native libraries start included."""
     return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+
+
+def fds_of(pid: int) -> int:
+    """Open file descriptors of a process."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that its main thread has started and that still run."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
