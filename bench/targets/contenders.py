@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import tempfile
 from collections.abc import Iterator
@@ -77,12 +78,12 @@ CONTENDERS: Final = {
 
 
 def chosen(names: str) -> list[Contender]:
-    """Those named, by commas.
+    """Those named, by commas: a type of argparse's.
 
     Raises:
-        ValueError: there is no such contender; the message says which there are.
+        argparse.ArgumentTypeError: there is no such contender; the message says which there are.
     """
     wanted = [name.strip() for name in names.split(",")]
     if unknown := [name for name in wanted if name not in CONTENDERS]:
-        raise ValueError(f"no contender {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
+        raise argparse.ArgumentTypeError(f"no contender {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
     return [CONTENDERS[name] for name in dict.fromkeys(wanted)]

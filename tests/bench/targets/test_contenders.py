@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 
 import pytest
@@ -21,7 +22,7 @@ def test_all_speak_what_the_load_generator_speaks() -> None:
 
 def test_they_are_chosen_by_name() -> None:
     assert [contender.name for contender in chosen("naive, bridge,naive")] == ["naive", "bridge"]
-    with pytest.raises(ValueError, match="no contender nobody; there are bridge, "):
+    with pytest.raises(argparse.ArgumentTypeError, match="no contender nobody; there are bridge, "):
         chosen("bridge,nobody")
 
 
