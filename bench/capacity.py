@@ -144,7 +144,7 @@ def main() -> int:
             print(f"{contender.name}: not run: {exc}")
     for one in found:
         print(f"{one.contender:15} {one}")
-    if found:
+    if len(found) > 1:
         print(ratios_text(found))
     if args.json:
         receipt = {

@@ -150,9 +150,9 @@ def draw(samples: Sequence[Sample], file: Path) -> None:
         for label, value in lines.items():
             axis.plot([s.at / 60 for s in samples], [value(s) for s in samples], label=label)
         axis.set_ylabel(title)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # from nothing, and room for the legend
         axis.grid(alpha=0.3)
-        axis.legend(loc="lower right", fontsize="small")
+        axis.legend(loc="upper right", ncols=len(lines), fontsize="small")
     axis.set_xlabel("minutes")
     figure.savefig(file)
 
