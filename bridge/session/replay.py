@@ -96,7 +96,8 @@ class ReplayBuffer:
     @property
     def nearly_full(self) -> bool:
         """Whether a final is wanted, so that the limit is not reached."""
-        return self.held >= self._nearly_full
+        held = self.end - self.start if self.gate is None else self.held
+        return held >= self._nearly_full
 
     @property
     def has_room(self) -> bool:
@@ -337,14 +338,15 @@ class AudioReader:
             buffer = self._buffer
             if buffer is None or self._finishing or self.ended:
                 raise self._stop(buffer)
-            self._pass_over(buffer)
-            mark = self._next_mark(buffer)
+            if buffer.gate is not None:
+                self._pass_over(buffer)
+            mark = self._next_mark(buffer) if buffer.flushing else None
             if mark is not None and mark <= self.position:
                 self.flushed = mark
                 if self.flush_marks:
                     return FLUSH
                 raise self._stop(buffer)
-            if self.available and not self.waiting:
+            if self.available and not (self.beyond and self.waiting):
                 if pcm := self._take(buffer, mark):
                     return pcm
                 continue  # the stream ends before this chunk
@@ -359,7 +361,7 @@ class AudioReader:
             await self._waiter
 
     def _next_mark(self, buffer: ReplayBuffer) -> int | None:
-        return buffer.next_flush(max(self.base, self.flushed) + 1) if buffer.flushing else None
+        return buffer.next_flush(max(self.base, self.flushed) + 1)
 
     def _take(self, buffer: ReplayBuffer, mark: int | None) -> bytes:
         """The next chunk, cut at the reader's position and at a flush mark."""

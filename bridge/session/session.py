@@ -198,6 +198,14 @@ class Session:
             data = self._without_header(data)
         if self._monitor is not None:
             self._monitor.received(data, now)
+        channel = self._channels[0]
+        # The way of all others below, with nothing in between that has nothing to do.
+        if channel.has_room and not self._denoisers and self._decoder.passes(data):
+            self._observer.audio(len(data) / 2 / self._rate)
+            channel.append(data, now)
+            if now - self._acked >= self._limits.ack_seconds:
+                self._ack()
+            return channel.has_room
         self._decoder.push(data)
         return self._take_in(now)
 
@@ -330,8 +338,6 @@ class Session:
             if self._denoisers:
                 lanes = tuple(denoiser.process(pcm) for denoiser, pcm in zip(self._denoisers, lanes, strict=True))
             self._append(lanes, now)
-            if self._decoder.idle:
-                return self._has_room
         return False
 
     def _append(self, lanes: Lanes, now: float) -> None:
