@@ -338,8 +338,7 @@ class AudioReader:
             buffer = self._buffer
             if buffer is None or self._finishing or self.ended:
                 raise self._stop(buffer)
-            if buffer.gate is not None:
-                self._pass_over(buffer)
+            self._pass_over(buffer)
             mark = self._next_mark(buffer) if buffer.flushing else None
             if mark is not None and mark <= self.position:
                 self.flushed = mark
