@@ -45,6 +45,25 @@ def test_pcm16_passes_unchanged() -> None:
     assert np.array_equal(decoded(PCM16, samples.tobytes()), samples)
 
 
+def test_what_the_engine_wants_as_it_is_passes_without_being_read() -> None:
+    decoder = StreamDecoder(AudioFormat(Encoding.PCM_S16LE), RATE)
+    assert decoder.passes(b"ab" * 1_600)
+    assert decoder.frames == 1_600
+    assert not decoder.passes(b"")
+    assert not decoder.passes(bytes(2 * RATE + 2))  # more than is read at once
+    assert not decoder.passes(b"abc")
+    decoder.push(b"abc")
+    assert decoder.read() == (b"ab",)
+    assert not decoder.passes(b"de")  # half a sample waits
+    decoder.push(b"d")
+    assert decoder.read() == (b"cd",)
+    assert decoder.passes(b"ef")
+    assert decoder.frames == 1_603
+    assert not StreamDecoder(AudioFormat(Encoding.PCM_S16BE), RATE).passes(b"ab")
+    assert not StreamDecoder(AudioFormat(Encoding.PCM_S16LE, 8_000), RATE).passes(b"ab")
+    assert not StreamDecoder(AudioFormat(Encoding.PCM_S16LE, RATE, 2), RATE, lanes=2).passes(b"abcd")
+
+
 def test_every_pcm16_value_survives_the_way_through_floats() -> None:
     samples = np.arange(-32_768, 32_768, dtype="<i2")
     twice = np.repeat(samples, 2)  # two equal channels: their mean is the value itself

@@ -201,3 +201,16 @@ def test_it_is_cheap_after_the_first_seconds() -> None:
         monitor.received(message, n / 10)
         costs.append(time.perf_counter() - begun)
     assert float(np.median(costs[100:])) < 100e-6  # 5 us; a busy machine must not fail the test
+
+
+def test_what_was_not_looked_at_when_the_audio_ends_is_looked_at_then() -> None:
+    codes: list[str] = []
+    monitor = SignalMonitor(AudioFormat(Encoding.PCM_S16LE, RATE), RATE, lambda code, _: codes.append(code))
+    for n in range(33):
+        monitor.received(bytes(9_600), 0.3 * n)
+    monitor.received(bytes(4_800), 9.9)
+    assert codes == []  # 9.6 s were looked at
+    monitor.finish(10.05)
+    assert codes == ["silence"]
+    monitor.finish(10.05)
+    assert codes == ["silence"]

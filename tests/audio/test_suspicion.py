@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.noises import NOISES
 from bridge.audio.formats import AudioFormat, Encoding
-from bridge.audio.suspicion import Finding, FormatSuspicion
+from bridge.audio.suspicion import Budget, Finding, FormatSuspicion
 from tests.audio.encoding import contained
 from tests.audio.raw import FLOATS, RAW, Signal, encoded, interleaved, spoken
 from tests.speech import RECORDINGS, manifest
@@ -195,6 +195,18 @@ def test_it_ends_and_costs_nothing_more() -> None:
     for at in range(100_000, 200_000, 3_200):
         suspicion.push(encoded(spoken("meeting.flac"), Encoding.PCM_S16LE)[at : at + 3_200])
     assert suspicion.done
+
+
+def test_where_the_budget_is_used_up_the_audio_passes_and_later_blocks_begin_with_a_frame() -> None:
+    audio = AudioFormat(Encoding.PCM_S16LE, RATE)
+    data = encoded(spoken("meeting.flac"), Encoding.PCM_S16BE)
+    budget = Budget(1)
+    assert budget.take(0.0)
+    suspicion = FormatSuspicion(audio, budget)
+    findings = [suspicion.push(data[at : at + 3_201], 0.0) for at in range(0, 64_020, 3_201)]  # cut inside samples
+    findings += [suspicion.push(data[at : at + 3_201], at / 3_201) for at in range(64_020, 7 * 32_010, 3_201)]
+    assert [finding[0] for finding in findings if finding is not None] == ["wrong_encoding"]
+    assert all(finding is None for finding in findings[:20])
 
 
 def test_coded_audio_is_not_judged() -> None:

@@ -116,6 +116,19 @@ async def test_what_many_say_at_once_is_one_write() -> None:
         assert record.progress.final == (2.0,)
 
 
+async def test_what_is_said_while_the_journal_rests_is_one_write() -> None:
+    async with Scene() as scene:
+        talks = [await scene.talk(f"s{i}") for i in range(10)]
+        talks[0].say("at once")
+        await talks[0].hears(1)
+        for talk in talks:
+            talk.say("later")
+            await asyncio.sleep(0)  # each in a turn of its own
+        for talk in talks:
+            await talk.hears(1)
+        assert scene.log.writes == [1, 10]
+
+
 async def test_a_log_that_goes_away_and_comes_back() -> None:
     async with Scene() as scene:
         talk = await scene.talk("s")
