@@ -14,7 +14,7 @@ EXTRAS = $(EXTRAS_$(or $(BACKEND),$(STT_BACKEND)))
 
 # Tests that compute, and those that want the machine to themselves; the others are `make test`'s second part.
 COMPUTING := $(addprefix tests/,audio backends emulator jobs models observe protocols samples security session uploads)
-ALONE := $(addprefix tests/,test_hostile.py test_overload.py whisper/test_live.py bench/test_overhead.py bench/test_soak.py bench/test_churn.py)
+ALONE := $(addprefix tests/,test_hostile.py test_overload.py whisper/test_live.py bench/test_overhead.py)
 # In a browser: see `test-web`.
 BROWSER := tests/browser
 
