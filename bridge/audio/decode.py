@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from bridge.audio.codec import CodedSound, PacketReader
@@ -43,9 +42,8 @@ class StreamDecoder:
         self._frames = 0.0
         self._unit = audio.sample_rate
         # What the engine wants as it stands is only cut: the bytes of a second of it; 0: it has to be made into that.
-        self._passing = AudioFormat(Encoding.PCM_S16LE, target_rate) if lanes == 1 else None
-        self._ready_bytes = 2 * target_rate if audio == self._passing else 0
-        self._chosen: SoundSource | None = None  # of audio whose first bytes have told what it is
+        ready = lanes == 1 and audio == AudioFormat(Encoding.PCM_S16LE, target_rate)
+        self._ready_bytes = 2 * target_rate if ready else 0
         self._lanes = LaneWriter(target_rate, lanes)
         self.raw = audio.encoding.width is not None
         """Whether it is raw samples, as declared or as it turned out."""
@@ -104,8 +102,6 @@ class StreamDecoder:
             return (pcm,) if pcm else None
         try:
             sound = self._source.read()
-            if self._chosen is not None:  # nobody need look at first bytes any more
-                self._source, self._chosen = self._chosen, None
             if sound is not None:
                 if not len(sound.samples):
                     return self._lanes.empty
@@ -131,10 +127,7 @@ class StreamDecoder:
                 like = f"begins like {found.value}" if found.width is None else f"does not begin like {declared.value}"
                 raise BridgeError("undecodable_audio", f"the audio was declared as {declared.value}, but {like}")
             self.raw = found.width is not None
-            if replace(audio, encoding=found) == self._passing:
-                self._ready_bytes = 2 * audio.sample_rate
-            self._chosen = _decoder(found, audio, notice)
-            return self._chosen
+            return _decoder(found, audio, notice)
 
         return SniffedSource(choose)
 

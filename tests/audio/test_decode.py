@@ -64,22 +64,6 @@ def test_what_the_engine_wants_as_it_is_passes_without_being_read() -> None:
     assert not StreamDecoder(AudioFormat(Encoding.PCM_S16LE, RATE, 2), RATE, lanes=2).passes(b"abcd")
 
 
-def test_audio_that_turns_out_to_be_what_the_engine_wants_passes_from_then_on() -> None:
-    decoder = StreamDecoder(AudioFormat(), RATE)
-    begin, rest = bytes(range(100)) * 32, b"ab" * 1_600
-    assert not decoder.passes(begin)
-    decoder.push(begin)
-    assert (decoder.read(), decoder.read()) == ((begin,), None)
-    assert decoder.passes(rest)
-    assert decoder.frames == 3_200
-    decoder.finish()
-    assert decoder.read() is None
-    stereo = StreamDecoder(AudioFormat(channels=2), RATE)
-    stereo.push(begin)
-    assert stereo.read() is not None
-    assert not stereo.passes(rest)
-
-
 def test_every_pcm16_value_survives_the_way_through_floats() -> None:
     samples = np.arange(-32_768, 32_768, dtype="<i2")
     twice = np.repeat(samples, 2)  # two equal channels: their mean is the value itself
