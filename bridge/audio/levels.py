@@ -176,7 +176,7 @@ class SignalMonitor:
 
     def _see(self, now: float) -> None:
         """Look at the messages that wait."""
-        data = self._unseen[0] if len(self._unseen) == 1 else b"".join(self._unseen)
+        data = b"".join(self._unseen)
         self._unseen.clear()
         self._unseen_bytes = 0
         if not self._suspicion.done and (finding := self._suspicion.push(data, now)) is not None:

@@ -198,14 +198,9 @@ class Session:
             data = self._without_header(data)
         if self._monitor is not None:
             self._monitor.received(data, now)
-        channel = self._channels[0]
-        # The way of all others below, with nothing in between that has nothing to do.
-        if channel.has_room and not self._denoisers and self._decoder.passes(data):
-            self._observer.audio(len(data) / 2 / self._rate)
-            channel.append(data, now)
-            if now - self._acked >= self._limits.ack_seconds:
-                self._ack()
-            return channel.has_room
+        if self._has_room and self._decoder.passes(data):
+            self._pass_on((data,), now)
+            return self._has_room
         self._decoder.push(data)
         return self._take_in(now)
 
@@ -332,13 +327,17 @@ class Session:
             lanes = self._decoder.read()
             if lanes is None:
                 return True
-            if self._monitor is not None:
-                self._monitor.heard(lanes[0])
-            self._observer.audio(len(lanes[0]) / 2 / self._rate)
-            if self._denoisers:
-                lanes = tuple(denoiser.process(pcm) for denoiser, pcm in zip(self._denoisers, lanes, strict=True))
-            self._append(lanes, now)
+            self._pass_on(lanes, now)
         return False
+
+    def _pass_on(self, lanes: Lanes, now: float) -> None:
+        """What was decoded, to the channels."""
+        if self._monitor is not None:
+            self._monitor.heard(lanes[0])
+        self._observer.audio(len(lanes[0]) / 2 / self._rate)
+        if self._denoisers:
+            lanes = tuple(denoiser.process(pcm) for denoiser, pcm in zip(self._denoisers, lanes, strict=True))
+        self._append(lanes, now)
 
     def _append(self, lanes: Lanes, now: float) -> None:
         for channel, pcm in zip(self._channels, lanes, strict=True):

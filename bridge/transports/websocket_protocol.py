@@ -18,7 +18,7 @@ from websockets.http11 import Request
 from websockets.protocol import State
 
 from bridge.transports.endings import CLOSE_SECONDS, end_writing, refusal, reset
-from bridge.transports.frames import LARGEST, Frames, Kind
+from bridge.transports.frames import Frames, Kind
 from bridge.transports.websocket import ABORT_EXTENSION, FULL, LINE_EXTENSION, Sink
 
 WRITE_HIGH_WATER: Final = 65_536
@@ -35,7 +35,6 @@ Where the frames before were large, the next slice is: slicing costs a bulk tran
 """
 FEW_FRAMES: Final = 64
 """Frames in a slice, up to which they are called large."""
-_TEXT_HEAD: Final = 0x80 | Opcode.TEXT
 
 
 class StreamProtocol(WebSocketsSansIOProtocol):
@@ -51,7 +50,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._backlog = bytearray()  # received, not parsed yet
         self._slice = SLICE
         self._working: asyncio.Handle | None = None
-        self._frames = Frames(min(self.config.ws_max_size, LARGEST))
+        self._frames = Frames(self.config.ws_max_size)
         self._joined: bytearray | None = None  # the fragments of a message so far
         self._sink: Sink | None = None  # where messages go that need not wait
         self._full = False  # it took the last one that it could
@@ -139,9 +138,9 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def listen(self, sink: Sink | None) -> None:
         """See `Line`."""
-        self._sink = sink if self.queue.empty() else None
-        self._full = False
+        self._sink, self._full = None, False
         if self.queue.empty():
+            self._sink = sink
             self._go_on()
 
     async def send(self, message: Any) -> None:
@@ -159,7 +158,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             return False
         if not self.writable.is_set():
             return False
-        self.transport.write(b"".join(map(_text_frame, texts)))
+        self.transport.write(b"".join(Frame(Opcode.TEXT, text.encode()).serialize(mask=False) for text in texts))
         return True
 
     # The handshake
@@ -237,6 +236,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self._pause_reading()
 
     def _put(self, message: Any) -> None:
+        """Also what uvicorn has no type for."""
         self.queue.put_nowait(message)
 
     # Pings
@@ -301,16 +301,3 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def _abort_later(self, seconds: float) -> None:
         if self._last_resort is None:
             self._last_resort = self.loop.call_later(seconds, reset, self.transport)
-
-
-def _text_frame(text: str) -> bytes:
-    """One whole, unmasked text message; see RFC 6455, section 5.2."""
-    data = text.encode()
-    size = len(data)
-    if size < 126:
-        head = bytes((_TEXT_HEAD, size))
-    elif size <= 0xFFFF:
-        head = bytes((_TEXT_HEAD, 126)) + size.to_bytes(2)
-    else:
-        head = bytes((_TEXT_HEAD, 127)) + size.to_bytes(8)
-    return head + data
