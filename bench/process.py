@@ -6,14 +6,13 @@ import collections
 import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _STOP_SECONDS: Final = 30
@@ -56,12 +55,17 @@ def started(
         name = command[0] if command else module
         raise SystemExit(f"{name} did not start (exit code {process.wait()})\n{''.join(said)}".rstrip())
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(_STOP_SECONDS)
+        stop(process)
+
+
+def stop(process: subprocess.Popen[Any]) -> None:
+    """Have it end in order, and wait for that; kill it where it does not."""
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(_STOP_SECONDS)
 
 
 def _drain(log: IO[str]) -> None:
@@ -96,5 +100,7 @@ def fds_of(pid: int) -> int:
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that its main thread has started and that still run."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """The processes that it has started and that still run."""
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]

@@ -16,8 +16,8 @@ import sys
 from typing import Any, Final
 
 from bench.process import cpu_seconds, started
+from bench.targets.contenders import MANY
 
-_MANY: Final = {"STT_MAX_SESSIONS": "20000", "STT_MAX_CONNECTIONS": "20000"}
 _SERVE: Final = ["serve", "--port", "0", "--log-level", "warning"]
 
 
@@ -49,8 +49,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     options = [f"--{name}={getattr(args, name)}" for name in ("sessions", "seconds", "ramp")]
-    with started([*_SERVE, "--backend", "scripted"], "stream", {**_MANY, "STT_EVENT_LOG": "off"}) as (node, direct):
-        relay = {**_MANY, "STT_EVENT_LOG": "off", "STT_RELAY_URL": direct}
+    with started([*_SERVE, "--backend", "scripted"], "stream", {**MANY, "STT_EVENT_LOG": "off"}) as (node, direct):
+        relay = {**MANY, "STT_EVENT_LOG": "off", "STT_RELAY_URL": direct}
         with started([*_SERVE, "--backend", "relay"], "stream", relay) as (edge, through):
             rounds = [
                 {

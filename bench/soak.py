@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import json
 import sys
 import time
@@ -23,6 +22,7 @@ from bench.load.fleet import play
 from bench.load.plan import Plan, PlanError
 from bench.load.report import machine
 from bench.load.results import Seen
+from bench.plot import PlotError, check
 from bench.trend import Limit, Trend, trend
 
 LEAST_SAMPLES: Final = 8
@@ -134,7 +134,9 @@ def soak(server: Watched, plan: Plan, told: Callable[[Sample], None] = lambda _:
 
 def draw(samples: Sequence[Sample], file: Path) -> None:
     """The samples over time, as SVG or PNG by the file's name."""
-    figure = importlib.import_module("matplotlib.figure").Figure(figsize=(9, 11), layout="constrained")
+    from matplotlib.figure import Figure  # noqa: PLC0415 - a large package that only figures need
+
+    figure = Figure(figsize=(9, 11), layout="constrained")
     panels: Mapping[str, Mapping[str, Callable[[Sample], float | None]]] = {
         "memory, MB": {"resident": lambda s: s.rss_mb},
         "held": {
@@ -212,7 +214,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 0 < args.hours <= MOST_HOURS or lasting < LEAST_SAMPLES * args.every:
         parser.error(f"--hours: at most {MOST_HOURS:g}, and enough for {LEAST_SAMPLES} samples")
     if args.plot:
-        importlib.import_module("matplotlib")  # now, not hours later
+        try:
+            check(args.plot)  # now, not hours later
+        except PlotError as exc:
+            parser.error(str(exc))
     where = machine()
     with watched(args.backend) as server:
         try:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 SURE: Final = 2.0
 """Standard errors: growth that may as well be noise is none."""
 
@@ -36,16 +38,12 @@ def trend(seconds: Sequence[float], values: Sequence[float], limit: Limit) -> Tr
     Raises:
         ValueError: fewer than three, or all at one time.
     """
-    count = len(seconds)
-    if count < 3 or min(seconds) == max(seconds):
+    if len(seconds) < 3 or min(seconds) == max(seconds):
         raise ValueError("a trend takes three values at different times")
-    hours = [at / 3_600 for at in seconds]
-    middle, mean = sum(hours) / count, sum(values) / count
-    spread = sum((at - middle) ** 2 for at in hours)
-    slope = sum((at - middle) * (value - mean) for at, value in zip(hours, values, strict=True)) / spread
-    rest = sum((value - mean - slope * (at - middle)) ** 2 for at, value in zip(hours, values, strict=True))
-    error = math.sqrt(rest / (count - 2) / spread)
-    duration = max(hours) - min(hours)
+    hours = np.array(seconds) / 3_600
+    line, covariance = np.polyfit(hours, values, 1, cov=True)
+    slope, error = float(line[0]), math.sqrt(covariance[0, 0])
+    duration = float(np.ptp(hours))
     allowed = limit.once + limit.per_hour * duration
     return Trend(
         round(slope, 3),

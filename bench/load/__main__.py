@@ -17,8 +17,6 @@ from bench.load.fleet import play
 from bench.load.plan import PlanError, plan_of
 from bench.load.report import report
 
-__all__ = ["add_arguments", "main", "plan_of"]
-
 
 def main() -> int:
     """Play, print."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from bench.load.plan import Plan
-from bench.process import cpu_seconds, resident_mb, started
+from bench.process import children_of, cpu_seconds, resident_mb, started
 from bridge.settings import PREFIX, Settings, environment
 
 KEPT: Final = ("backend", "denoise", "gate", "language", "threads", "vad")
@@ -100,9 +100,8 @@ def _tree(pid: int) -> list[int]:
     """A process and all below it."""
     found = [pid]
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += _tree(int(child))
+        for child in children_of(pid):
+            found += _tree(child)
     return found
 
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from websockets.speedups import apply_mask
+from websockets.frames import Frame, Opcode
 
-MASK: Final = b"\x5a\xc3\x17\xe9"
-"""The same for all frames, so that sessions can share them. It is there to be taken off."""
 KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
 
 MAX_HEAD: Final = 16_384
@@ -43,14 +41,7 @@ def upgrade(host: str, port: int, path: str, key: str = "") -> bytes:
 
 def frame(opcode: int, payload: bytes) -> bytes:
     """One whole, masked frame."""
-    size = len(payload)
-    if size < 126:
-        head = bytes((0x80 | opcode, 0x80 | size))
-    elif size <= 0xFFFF:
-        head = bytes((0x80 | opcode, 0x80 | 126)) + size.to_bytes(2)
-    else:
-        head = bytes((0x80 | opcode, 0x80 | 127)) + size.to_bytes(8)
-    return head + MASK + apply_mask(payload, MASK)
+    return Frame(Opcode(opcode), payload).serialize(mask=True)
 
 
 class Reader:

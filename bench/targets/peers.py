@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from bench.process import announced, environment
+from bench.process import announced, environment, stop
 
 _INSTALL_SECONDS: Final = 600
 """Numpy is the largest that is fetched: 17 MB."""
@@ -141,12 +141,7 @@ def started_peer(name: str) -> Iterator[tuple[int, str]]:
         try:
             yield process.pid, address.result(_START_SECONDS)
         finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(_STOP_SECONDS)
+            stop(process)
             reader.join(_STOP_SECONDS)
 
 

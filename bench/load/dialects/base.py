@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from bench.load import wire
+
 
 @dataclass(frozen=True, slots=True)
 class Say:
@@ -68,3 +70,14 @@ class Dialect(ABC):
     @abstractmethod
     def receive(self, data: bytes) -> list[Heard]:
         """What the server's bytes say."""
+
+
+class WebSocketDialect(Dialect):
+    """One that begins with an upgrade."""
+
+    def __init__(self) -> None:
+        self._reader = wire.Reader()
+
+    def hello(self, host: str, port: int, path: str, key: str = "") -> bytes:
+        """The upgrade."""
+        return wire.upgrade(host, port, path, key)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import msgspec
 
 from bench.load import wire
-from bench.load.dialects.base import Dialect, Ended, Heard, Opened, Say, Text
+from bench.load.dialects.base import Ended, Heard, Opened, Say, Text, WebSocketDialect
 
 
 class _Message(msgspec.Struct):
@@ -25,18 +25,11 @@ class _Message(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Message)
 
 
-class Native(Dialect):
+class Native(WebSocketDialect):
     """Binary messages."""
 
     name: ClassVar[str] = "native"
     start: ClassVar[bytes] = wire.frame(wire.TEXT, b'{"type":"start","encoding":"pcm_s16le","words":false}')
-
-    def __init__(self) -> None:
-        self._reader = wire.Reader()
-
-    def hello(self, host: str, port: int, path: str, key: str = "") -> bytes:
-        """The upgrade."""
-        return wire.upgrade(host, port, path, key)
 
     @classmethod
     def audio(cls, pcm: bytes) -> bytes:

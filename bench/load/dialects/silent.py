@@ -5,22 +5,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 from bench.load import wire
-from bench.load.dialects.base import Dialect, Ended, Heard, Opened, Say
+from bench.load.dialects.base import Ended, Heard, Opened, Say, WebSocketDialect
 from bench.load.dialects.native import Native, NativeBase64
 
 
-class Silent(Dialect):
+class Silent(WebSocketDialect):
     """Binary messages; a close frame ends it."""
 
     name: ClassVar[str] = "silent"
     words: ClassVar[bool] = False
-
-    def __init__(self) -> None:
-        self._reader = wire.Reader()
-
-    def hello(self, host: str, port: int, path: str, key: str = "") -> bytes:
-        """The upgrade."""
-        return wire.upgrade(host, port, path, key)
 
     @classmethod
     def audio(cls, pcm: bytes) -> bytes:

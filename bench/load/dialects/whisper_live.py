@@ -13,8 +13,8 @@ from typing import ClassVar, Final
 import msgspec
 import numpy as np
 
-from bench.load.dialects.base import Dialect, Ended, Heard, Opened, Say, Text
-from bench.load.wire import Reader, frame, upgrade
+from bench.load.dialects.base import Ended, Heard, Opened, Say, Text, WebSocketDialect
+from bench.load.wire import frame
 
 _UPGRADED, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 101, 1, 2, 8, 9, 10
 _NORMAL: Final = b"\x03\xe8"
@@ -54,21 +54,17 @@ class _Message(msgspec.Struct, gc=False):
     status: str = ""
 
 
-class WhisperLive(Dialect):
+class WhisperLive(WebSocketDialect):
     """One session with a WhisperLive server."""
 
     name: ClassVar[str] = "whisper-live"
     _decoder: ClassVar = msgspec.json.Decoder(_Message)
 
     def __init__(self) -> None:
-        self._reader = Reader()
+        super().__init__()
         self._finalized = 0.0
         self._partial = ("", "")
         self._ended = False
-
-    def hello(self, host: str, port: int, path: str, key: str = "") -> bytes:
-        """The upgrade; the options follow when it is done."""
-        return upgrade(host, port, path, key)
 
     @classmethod
     def audio(cls, pcm: bytes) -> bytes:

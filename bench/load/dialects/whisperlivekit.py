@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import msgspec
 
-from bench.load.dialects.base import Dialect, Ended, Heard, Opened, Say, Text
-from bench.load.wire import Reader, frame, upgrade
+from bench.load.dialects.base import Ended, Heard, Opened, Say, Text, WebSocketDialect
+from bench.load.wire import frame
 
 _UPGRADED, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 101, 1, 2, 8, 9, 10
 _NORMAL = b"\x03\xe8"
@@ -34,21 +34,17 @@ class _Message(msgspec.Struct, gc=False):
     error: str = ""
 
 
-class WhisperLiveKit(Dialect):
+class WhisperLiveKit(WebSocketDialect):
     """One session with a WhisperLiveKit server."""
 
     name: ClassVar[str] = "whisperlivekit"
     _decoder: ClassVar = msgspec.json.Decoder(_Message)
 
     def __init__(self) -> None:
-        self._reader = Reader()
+        super().__init__()
         self._lines: list[int] = []  # how many characters of each have been told
         self._partial = ""
         self._ended = False
-
-    def hello(self, host: str, port: int, path: str, key: str = "") -> bytes:
-        """The upgrade; a session needs no other words."""
-        return upgrade(host, port, path, key)
 
     @classmethod
     def audio(cls, pcm: bytes) -> bytes:
