@@ -218,7 +218,7 @@ async def test_a_file_through_a_network_that_breaks(plain: str) -> None:
         asking = asyncio.create_task(asyncio.to_thread(posted, url, wav(marker_audio(400))))  # four minutes
         strikes = 0
         while not asking.done() and strikes < 4:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.03)
             strikes += await proxy.strike(("reset", "fin")[strikes % 2]) is not None
         answer = await asking
     assert answer.status == 200, answer.body

@@ -226,13 +226,18 @@ class Client(Lifeline):
             # Two intervals' worth: twice as much as a fast server takes from one ack to the next.
             self._window = max(self._base_window, 2 * (received - self._acked))
             self._acked = max(self._acked, received)
-            final = message.finalized * self._frame_bytes
-            # A header of the client's, which is no frame, makes this err on the side of keeping.
-            self._ring.forget(min(final, self._cursor))
-            del self._flushes[: bisect_right(self._flushes, final + self._frame_bytes - 1)]
+        self._let_go(message.finalized)
         self._ack.wake()
-        self._room.wake()
         return further
+
+    def _let_go(self, finalized: int) -> None:
+        """Of audio that the server has finalized; wakes who waits for room."""
+        final = finalized * self._frame_bytes
+        # A header of the client's, which is no frame, makes this err on the side of keeping.
+        self._ring.forget(min(final, self._cursor))
+        if self._frame_bytes:
+            del self._flushes[: bisect_right(self._flushes, final + self._frame_bytes - 1)]
+        self._room.wake()
 
     # Connections
 
@@ -304,6 +309,7 @@ class Client(Lifeline):
         self._acked = at
         self._window, self._acks_come = self._base_window, True
         self.ready = ready
+        self._let_go(ready.finalized)  # what is told here is not told again by an ack
         return max(before - self._cursor, 0)
 
     async def _write(self, connection: Connection) -> None:

@@ -156,7 +156,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         conn = self.conn
         if not self.handshake_complete or self.close_sent or conn.state is not State.OPEN or conn.extensions:
             return False
-        if not self.writable.is_set():
+        if not self.writable.is_set() or self.transport.is_closing():
             return False
         self.transport.write(b"".join(Frame(Opcode.TEXT, text.encode()).serialize(mask=False) for text in texts))
         return True

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Iterator
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import jwt
 import pytest
@@ -25,6 +26,7 @@ from bridge.errors import ERRORS
 from bridge.transcript import FORMATS, Segment
 from tests.browser.browser import Watched, launched, until
 from tests.browser.tap import Tap
+from tests.client.fake import RATE, FakeServer, Plan
 from tests.conftest import Spawn
 from tests.wire import Json, engine_env, markers, spawned
 
@@ -143,6 +145,21 @@ async def test_a_file_as_fast_as_the_server_takes_it(server: str) -> None:
     assert_whole(outcome)
     assert time.monotonic() - began < 60
     assert outcome["reconnects"] == 0
+
+
+async def test_a_full_ring_whose_audio_had_arrived_when_the_connection_broke(server: str) -> None:
+    """Nothing is left to be sent, so that no ack comes: `ready` has told."""
+    fake = FakeServer(Plan(acks=False, after_audio=2 * 3_200))  # two calls; the ring does not hold three
+    ports = [urlsplit(server).port or 0]
+    async with fake.serving() as url, Proxy.to("127.0.0.1", ports, random.Random(0)) as proxy, launched() as browser:
+        page = await (await Watched.of(browser)).page(f"http://127.0.0.1:{proxy.address[1]}/sdk/index.js")
+        await page.evaluate("import('/sdk/index.js')")
+        proxy.ports = [urlsplit(url).port or 0]
+        said = await begun(page, most=4, start={"sample_rate": RATE}, reconnect={"ringSeconds": 0.5})
+        outcome = await asyncio.wait_for(said, 20)
+    assert outcome["reconnects"] == 1
+    assert len(fake.audio) == outcome["words"] * 2 * 9_600
+    assert outcome["finals"] == fake.texts
 
 
 async def test_a_receiver_whose_connection_breaks(server: str) -> None:

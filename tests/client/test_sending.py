@@ -111,6 +111,17 @@ async def test_a_full_ring_waits_for_the_server_and_not_for_finals() -> None:
     assert LAG < 5 * WORD
 
 
+async def test_a_full_ring_whose_audio_had_arrived_when_the_connection_broke() -> None:
+    """Nothing is left to be sent, so that no ack comes: `ready` has told."""
+    small = Reconnect(base_seconds=0.001, ring_seconds=0.5)
+    server = FakeServer(Plan(acks=False, after_audio=5 * WORD))
+    audio = noise(20)
+    async with server.serving():
+        seen, told = await talk(server, audio, reconnect=small)
+    assert_whole(server, audio, seen)
+    assert len(told) == 2
+
+
 async def test_send_goes_on_without_a_connection_until_the_ring_is_full() -> None:
     server = FakeServer(Plan(after_audio=2 * WORD), *[Plan(mute=True)] * 50)
     audio = noise(30)

@@ -139,7 +139,9 @@ async def test_too_many_connections_of_any_kind() -> None:
 async def test_the_application_can_drop_a_connection() -> None:
     sink = Sink()
     async with running(sink) as (url, _), Wire.stream(url, "/") as wire:
+        assert sink.extensions["stt_bridge.line"].write(["{}"])
         sink.extensions["stt_bridge.abort"]()
+        assert not sink.extensions["stt_bridge.line"].write(["{}"])
         outcome = await wire.finish()
         assert outcome.reset
         assert outcome.close is None

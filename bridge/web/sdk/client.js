@@ -89,7 +89,7 @@ export class SttClient extends Lifeline {
 
   /** Resolves when `send` may take more, or the session is over. */
   async room() {
-    if (this.state === "ended" || this.#ring.held < this.#limit / 2) return;
+    if (this.state === "ended" || this.#roomy) return;
     if (!this.#drained) {
       let resolve;
       const promise = new Promise((done) => {
@@ -125,6 +125,16 @@ export class SttClient extends Lifeline {
     return this.reconnect !== null && (this.ready === null || this.ready.resume_token != null);
   }
 
+  /** Up to which byte this server has the audio. */
+  get #got() {
+    return Math.min(this.#keeps ? this.#acked : this.#cursor, this.#cursor);
+  }
+
+  /** Whether half of the ring could be had. */
+  get #roomy() {
+    return this.#ring.end - Math.max(this.#ring.start, this.#got) < this.#limit / 2;
+  }
+
   /**
    * Whether there is room for so much. Where there is none, audio that this server has got is let go of, final or not:
    * the session can then be resumed only where it lives, but a microphone never has to wait for a final.
@@ -132,7 +142,7 @@ export class SttClient extends Lifeline {
   #makeRoom(size) {
     const over = this.#ring.held + size - this.#limit;
     if (over <= 0) return true;
-    this.#ring.forget(Math.min(this.#ring.start + over, this.#keeps ? this.#acked : this.#cursor, this.#cursor));
+    this.#ring.forget(Math.min(this.#ring.start + over, this.#got));
     return this.#ring.held + size <= this.#limit || this.#ring.held === 0;
   }
 
@@ -148,15 +158,20 @@ export class SttClient extends Lifeline {
     // Two intervals' worth: twice as much as a fast server takes from one ack to the next.
     this.#window = Math.max(this.#baseWindow, 2 * (got - this.#acked));
     this.#acked = Math.max(this.#acked, got);
-    const final = message.finalized * this.#frameBytes;
+    this.#letGo(message.finalized);
+    this.#pump();
+    return further;
+  }
+
+  /** Audio that the server has finalized; tells who waits for room. */
+  #letGo(finalized) {
+    const final = finalized * this.#frameBytes;
     this.#ring.forget(Math.min(final, this.#cursor));
     this.#flushes = this.#flushes.filter((at) => at > final + this.#frameBytes - 1);
-    if (this.#drained && this.#ring.held < this.#limit / 2) {
+    if (this.#drained && this.#roomy) {
       this.#drained.resolve();
       this.#drained = null;
     }
-    this.#pump();
-    return further;
   }
 
   // Connections
@@ -209,6 +224,7 @@ export class SttClient extends Lifeline {
     this.#window = this.#baseWindow;
     this.#acksCome = true;
     this.ready = ready;
+    this.#letGo(ready.finalized ?? 0); // what is told here is not told again by an ack
   }
 
   write() {

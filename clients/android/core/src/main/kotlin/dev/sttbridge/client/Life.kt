@@ -214,12 +214,13 @@ internal class Life(
         }
         if (first.resumeToken == null) return 0 // it has ended meanwhile: only messages are left, and audio is ignored
         val again = try {
-            sender.resume(first.receivedBytes)
+            sender.resume(first.receivedBytes, first.finalized)
         } catch (fault: ProtocolFault) {
             throw SttConnectException(fault.message.orEmpty(), fault)
         }
         ready = first
         acksCome = true
+        room.wake()
         return again
     }
 

@@ -113,14 +113,14 @@ internal class Sender(private val options: SttOptions, private val reconnect: Re
     }
 
     /**
-     * The session is resumed: the server wants the audio from byte [at] on.
+     * The session is resumed: the server wants the audio from byte [at] on, [finalized] frames are final.
      *
      * @return bytes that are sent again.
      * @throws ProtocolFault it wants what there never was.
      * @throws SttServerException it wants what is no longer kept.
      */
     @Synchronized
-    fun resume(at: Long): Long {
+    fun resume(at: Long, finalized: Long): Long {
         if (at > ring.end) throw ProtocolFault("the server wants audio from byte $at on of ${ring.end}")
         if (at < ring.start) {
             throw SttServerException(
@@ -133,6 +133,7 @@ internal class Sender(private val options: SttOptions, private val reconnect: Re
         val before = cursor
         rewind(ring.whole(at))
         acked = at
+        letGo(finalized) // what is told here is not told again by an ack
         return max(before - cursor, 0)
     }
 
@@ -180,12 +181,16 @@ internal class Sender(private val options: SttOptions, private val reconnect: Re
             // Two intervals' worth: twice as much as a fast server takes from one ack to the next.
             window = max(baseWindow, 2 * (bytes - acked))
             acked = max(acked, bytes)
-            val final = finalized * frame
-            // A header of the client's, which is no frame, makes this err on the side of keeping.
-            ring.forget(min(final, cursor))
-            while (flushes.isNotEmpty() && flushes.first() < final + frame) flushes.removeFirst()
+            letGo(finalized)
         }
         return further
+    }
+
+    private fun letGo(finalized: Long) {
+        val final = finalized * frame
+        // A header of the client's, which is no frame, makes this err on the side of keeping.
+        ring.forget(min(final, cursor))
+        while (flushes.isNotEmpty() && flushes.first() < final + frame) flushes.removeFirst()
     }
 
     private companion object {

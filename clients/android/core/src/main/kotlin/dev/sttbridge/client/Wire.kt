@@ -29,6 +29,7 @@ internal sealed interface Message {
         val resumeMillis: Long?,
         val resumed: Boolean,
         val receivedBytes: Long,
+        val finalized: Long,
         val idleMillis: Long,
         val messageBytes: Int,
     ) : Message
@@ -128,6 +129,7 @@ internal object Wire {
             resumeMillis = m.doubleOrNull("resume_seconds")?.let { (it * 1_000).toLong() },
             resumed = (m["resumed"] as? JsonPrimitive)?.booleanOrNull ?: false,
             receivedBytes = m.longOrNull("received_bytes") ?: 0,
+            finalized = m.longOrNull("finalized") ?: 0,
             idleMillis = ((limits.doubleOrNull("idle_seconds") ?: 60.0) * 1_000).toLong(),
             messageBytes = (limits.longOrNull("message_bytes") ?: 1_048_576).coerceIn(1, Int.MAX_VALUE.toLong()).toInt(),
         )

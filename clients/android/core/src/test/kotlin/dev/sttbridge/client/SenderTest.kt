@@ -50,9 +50,9 @@ class SenderTest {
         said(free = true)
         assertTrue(sender.heed(received = 32_000, finalized = 16_000))
         assertFalse(sender.heed(received = 16_000, finalized = 8_000), "no further than before")
-        assertEquals("offset_ahead", assertFailsWith<SttServerException> { sender.resume(31_999) }.code)
-        assertFailsWith<ProtocolFault> { sender.resume(64_001) }
-        assertEquals(32_000, sender.resume(32_000))
+        assertEquals("offset_ahead", assertFailsWith<SttServerException> { sender.resume(31_999, 0) }.code)
+        assertFailsWith<ProtocolFault> { sender.resume(64_001, 0) }
+        assertEquals(32_000, sender.resume(32_000, 0))
         assertEquals(32_000, said(free = true))
     }
 
@@ -69,12 +69,22 @@ class SenderTest {
             assertEquals(32_000, said(free = true))
             assertSame(Utterance.Stop, next())
             assertSame(Utterance.Nothing, next())
-            sender.resume(0)
+            sender.resume(0, 0)
         }
         sender.heed(received = 32_000, finalized = 16_000) // the flush is answered
-        sender.resume(32_000)
+        sender.resume(32_000, 16_000)
         assertEquals(32_000, said(free = true))
         assertSame(Utterance.Stop, next())
+    }
+
+    @Test
+    fun `what is final when the session is resumed makes room`() {
+        append(4)
+        said(free = true)
+        assertFalse(append(1))
+        assertEquals(0, sender.resume(128_000, 32_000))
+        assertTrue(append(2))
+        assertEquals("offset_ahead", assertFailsWith<SttServerException> { sender.resume(63_998, 0) }.code)
     }
 
     @Test
