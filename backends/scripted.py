@@ -148,6 +148,18 @@ _spoken_before = functools.lru_cache(1_024)(_spoken)
 class _Player:
     """What both kinds share: feed it audio, it says what to yield. Times out are stream seconds."""
 
+    __slots__ = (
+        "_config",
+        "_covered",
+        "_fault",
+        "_next",
+        "_open",
+        "_reader",
+        "_results",
+        "_samples",
+        "_speak",
+    )
+
     def __init__(self, script: Script, config: RecognitionConfig, mode: str) -> None:
         self._fault = script.faults[config.attempt] if config.attempt < len(script.faults) else None
         self._config = config

@@ -38,6 +38,16 @@ class StreamDecoder:
     With one lane all channels are mixed down; with more, each channel is a lane.
     """
 
+    __slots__ = (
+        "_frames",
+        "_lanes",
+        "_ready_bytes",
+        "_source",
+        "_tail",
+        "_unit",
+        "raw",
+    )
+
     def __init__(self, audio: AudioFormat, target_rate: int, *, lanes: int = 1, notice: Notice = _unheard) -> None:
         self._frames = 0.0
         self._unit = audio.sample_rate

@@ -36,7 +36,7 @@ _LOW_SECONDS: Final = 3.0
 _ABOVE_FLOOR: Final = 4
 _PIECE_SECONDS: Final = 0.1
 
-_LOOK_SECONDS: Final = 0.5
+_LOOK_SECONDS: Final = 1.0
 """Raw audio is looked at in pieces of this length: looking costs by the look, hardly by the sample."""
 
 _CLIPPED_RUN: Final = 3
@@ -95,6 +95,24 @@ class SignalMonitor:
 
     `notice` is called from within `received`, `heard` and `finish`, at most once for each code.
     """
+
+    __slots__ = (
+        "_audio",
+        "_begun",
+        "_cut",
+        "_head",
+        "_levels",
+        "_look_bytes",
+        "_notice",
+        "_pace",
+        "_rate",
+        "_raw",
+        "_sniffing",
+        "_suspicion",
+        "_told",
+        "_unseen",
+        "_unseen_bytes",
+    )
 
     def __init__(self, audio: AudioFormat, rate: int, notice: Notice, budget: Budget | None = None) -> None:
         declared = replace(audio, encoding=Encoding.PCM_S16LE) if audio.encoding is Encoding.AUTO else audio
@@ -207,6 +225,20 @@ class SignalMonitor:
 
 class Levels:
     """Clipping, silence and a low level in one stream of interleaved samples."""
+
+    __slots__ = (
+        "_active",
+        "_channels",
+        "_clipped",
+        "_floor",
+        "_looked",
+        "_low",
+        "_scale",
+        "_second",
+        "_silent",
+        "_silent_limit",
+        "_tell",
+    )
 
     def __init__(self, rate: int, channels: int, scale: _Scale, tell: Notice) -> None:
         self._scale = scale

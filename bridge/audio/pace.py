@@ -30,6 +30,16 @@ _COMMON_RATES: Final = (8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 4
 class Pace:
     """Watches one stream's arrivals. `done` once there is nothing more to find out."""
 
+    __slots__ = (
+        "_bytes",
+        "_latest",
+        "_rate",
+        "_second",
+        "_seconds",
+        "_times",
+        "done",
+    )
+
     def __init__(self, audio: AudioFormat) -> None:
         self.done = audio.encoding.width is None
         self._rate = audio.sample_rate

@@ -103,6 +103,21 @@ class Budget:
 class FormatSuspicion:
     """Judges one stream of raw audio. `done` once there is nothing more to find out."""
 
+    __slots__ = (
+        "_budget",
+        "_bytes",
+        "_channels",
+        "_costs",
+        "_declared",
+        "_disguised",
+        "_excerpts",
+        "_hopeless",
+        "_interleaving",
+        "_lags",
+        "_rivals",
+        "done",
+    )
+
     def __init__(self, audio: AudioFormat, budget: Budget | None = None) -> None:
         self._budget = budget
         declared = Encoding.PCM_S16LE if audio.encoding is Encoding.AUTO else audio.encoding
@@ -221,6 +236,16 @@ class FormatSuspicion:
 class _Excerpts:
     """Cuts blocks out of a stream of bytes, each of which begins with a frame."""
 
+    __slots__ = (
+        "_held",
+        "_next",
+        "_patience",
+        "_position",
+        "_size",
+        "_spacing",
+        "_unit",
+    )
+
     def __init__(self, second: int, channels: int) -> None:
         self._unit = ALIGNMENT * channels
         least, most = _BLOCK_BYTES
@@ -264,6 +289,16 @@ class _Excerpts:
 
 class _Interleaving:
     """How samples at even places, those at odd places, and both together go on: one channel or two?"""
+
+    __slots__ = (
+        "_across",
+        "_even",
+        "_odd",
+        "_product",
+        "_size",
+        "_step",
+        "_within",
+    )
 
     def __init__(self) -> None:
         self._within = self._across = self._step = 0.0

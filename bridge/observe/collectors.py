@@ -20,6 +20,12 @@ log = logging.getLogger(__name__)
 class _Series:
     """The values of one label of a `LoopHistogram`."""
 
+    __slots__ = (
+        "_bounds",
+        "counts",
+        "sum",
+    )
+
     def __init__(self, bounds: Sequence[float]) -> None:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0

@@ -242,6 +242,13 @@ class SessionMetrics:
     Audio is summed here and handed on when it is a second, and at the end, because a counter costs more than a frame.
     """
 
+    __slots__ = (
+        "_audio",
+        "_metrics",
+        "_spend",
+        "_unreported",
+    )
+
     def __init__(self, metrics: Metrics, protocol: str, spend: Callable[[float], None] | None = None) -> None:
         self._metrics = metrics
         self._spend = spend

@@ -62,6 +62,33 @@ class Channel:
     that were opened before.
     """
 
+    __slots__ = (
+        "_account",
+        "_advanced",
+        "_attempts",
+        "_buffer",
+        "_experience",
+        "_language",
+        "_limits",
+        "_loop",
+        "_number",
+        "_observer",
+        "_out",
+        "_partials",
+        "_rate",
+        "_seat",
+        "_session_id",
+        "_silence_seconds",
+        "_skip",
+        "_speaking",
+        "_speech_from",
+        "_start",
+        "_stream",
+        "_trial",
+        "_voice",
+        "_warn",
+    )
+
     def __init__(
         self,
         number: int | None,

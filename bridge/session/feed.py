@@ -17,6 +17,16 @@ class Feed:
     from the log, page by page as the connection takes it, so that a long past costs no memory.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_first",
+        "_hub",
+        "_log",
+        "_next",
+        "outbox",
+        "session_id",
+    )
+
     def __init__(
         self,
         session_id: str,

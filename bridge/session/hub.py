@@ -21,6 +21,21 @@ HISTORY: Final = 32
 class Outbox:
     """One receiver's events. `limit` lasting events may wait; past that `overflowed` is set and it ends."""
 
+    __slots__ = (
+        "__weakref__",
+        "_ack",
+        "_closed",
+        "_lasting",
+        "_limit",
+        "_partials",
+        "_waiter",
+        "_wants_acks",
+        "_wants_partials",
+        "acked",
+        "after",
+        "overflowed",
+    )
+
     def __init__(self, limit: int, *, partials: bool = True, acks: bool = True) -> None:
         self.overflowed = False
         self.acked = Ack(0, 0)
@@ -109,6 +124,17 @@ class Hub:
 
     `seq`: the last lasting event that was delivered. `history`: how many of them are remembered.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_history",
+        "_limit",
+        "_outboxes",
+        "_passing",
+        "closed",
+        "heard",
+        "seq",
+    )
 
     def __init__(self, outbox_limit: int, *, seq: int = 0, history: int = HISTORY) -> None:
         self.seq = seq

@@ -40,7 +40,7 @@ HOUSEKEEPING_SECONDS: Final = 30.0
 """That either may take."""
 BATCH: Final = 64
 """Sessions in one write."""
-PAUSE_SECONDS: Final = 0.01
+PAUSE_SECONDS: Final = 0.02
 """After a write that took all there was: what comes meanwhile goes into one. The first after a quiet time waits for
 nothing; with many sessions a write for each event would cost more than all that is written."""
 

@@ -37,6 +37,13 @@ def check_token(record: SessionRecord, token: str) -> None:
 class Sender:
     """One connection as a session's sender. It stays so until it leaves, or another one takes its place."""
 
+    __slots__ = (
+        "feed",
+        "live",
+        "reason",
+        "session",
+    )
+
     def __init__(self, live: Live, feed: Feed) -> None:
         self.live = live
         self.session = live.session
@@ -55,6 +62,21 @@ class Live:
 
     `resume_seconds`: how long it is held for a sender that is gone.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_hold",
+        "_outbox_events",
+        "_resume_seconds",
+        "ended",
+        "held_since",
+        "log",
+        "publisher",
+        "record",
+        "sender",
+        "session",
+        "trace",
+    )
 
     def __init__(
         self,

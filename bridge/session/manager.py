@@ -35,7 +35,7 @@ from bridge.session.whole import Whole
 
 log = logging.getLogger(__name__)
 
-FORMAT_BLOCKS: Final = 40
+FORMAT_BLOCKS: Final = 16
 """Stretches of audio a second whose format is doubted, of all sessions together: 50 ms of work, four to a session."""
 LAST_SECONDS: Final = 0.5
 """For sessions that are abandoned to say so to their clients."""

@@ -54,6 +54,26 @@ class Publisher:
     Nothing more is published of a session that was superseded.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_away",
+        "_held_ack",
+        "_logged_final",
+        "_logged_seq",
+        "_superseded",
+        "_unlogged",
+        "_waiting",
+        "_wanted_final",
+        "_writer",
+        "epoch",
+        "hub",
+        "lost",
+        "position",
+        "seq",
+        "session_id",
+        "unknown",
+    )
+
     def __init__(
         self,
         hub: Hub,

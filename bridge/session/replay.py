@@ -56,6 +56,21 @@ class ReplayBuffer:
     the session has come so far elsewhere.
     """
 
+    __slots__ = (
+        "_answered",
+        "_chunks",
+        "_flushes",
+        "_nearly_full",
+        "_queue_limit",
+        "_reader",
+        "_replay_limit",
+        "_room",
+        "closed",
+        "end",
+        "gate",
+        "start",
+    )
+
     def __init__(
         self,
         *,
@@ -231,6 +246,24 @@ class AudioReader:
     `base` is the session position where the stream begins, `position` how far it has come, `given` how many samples
     the backend was given.
     """
+
+    __slots__ = (
+        "_buffer",
+        "_finishing",
+        "_given_until",
+        "_pending",
+        "_places",
+        "_waiter",
+        "arrived",
+        "base",
+        "beyond",
+        "end",
+        "ended",
+        "flush_marks",
+        "flushed",
+        "given",
+        "position",
+    )
 
     def __init__(self, buffer: ReplayBuffer, chunks: deque[Chunk], end: StreamEnd | None = None) -> None:
         self.end = end

@@ -50,6 +50,43 @@ class Session:
     told what is wrong with it. What this server has decoded is neither.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_abandoned",
+        "_acked",
+        "_active",
+        "_again",
+        "_audio_closed",
+        "_bytes",
+        "_channels",
+        "_decoder",
+        "_denoisers",
+        "_end_code",
+        "_first",
+        "_header_bytes",
+        "_held",
+        "_limits",
+        "_loop",
+        "_monitor",
+        "_observer",
+        "_opened",
+        "_origin",
+        "_out",
+        "_rate",
+        "_run_scope",
+        "_seats",
+        "_start",
+        "_stopped",
+        "_unavailable",
+        "_warned",
+        "_watch_handle",
+        "account",
+        "id",
+        "language",
+        "suspendable",
+        "suspended",
+    )
+
     def __init__(
         self,
         session_id: str,

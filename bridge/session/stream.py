@@ -75,6 +75,15 @@ class Experience:
     `longest`: seconds that a stream may last, less than the engine declares if two were ended for that (None: any).
     """
 
+    __slots__ = (
+        "_cautious",
+        "_ended_at",
+        "_patience",
+        "broken_off",
+        "longest",
+        "patience",
+    )
+
     def __init__(self, can: Capabilities) -> None:
         self.patience = self._patience = can.answer_seconds
         self.longest = can.max_stream_seconds
@@ -130,6 +139,29 @@ class BackendStream:
 
     `stall_seconds`: how long the engine may leave waiting audio untouched, or the end of its audio unanswered.
     """
+
+    __slots__ = (
+        "_asked",
+        "_buffer",
+        "_end",
+        "_engine",
+        "_experience",
+        "_held",
+        "_idle_seconds",
+        "_loop",
+        "_publish",
+        "_rate",
+        "_results",
+        "_scope",
+        "_seen",
+        "_seen_at",
+        "_stalled",
+        "_unanswered_seconds",
+        "_untouched_seconds",
+        "_watch_handle",
+        "_words",
+        "reader",
+    )
 
     def __init__(
         self,

@@ -45,6 +45,14 @@ class Frames:
     A frame that is plain and not whole yet is held; of every other, nothing is.
     """
 
+    __slots__ = (
+        "_foreign",
+        "_fragmented",
+        "_held",
+        "_limit",
+        "_wanted",
+    )
+
     def __init__(self, limit: int = LARGEST) -> None:
         self._limit = min(limit, LARGEST)
         self._held = bytearray()

@@ -187,6 +187,22 @@ class _Disconnected(Exception):  # noqa: N818 - an end, not an error
 class _Connection:
     """One accepted connection."""
 
+    __slots__ = (
+        "__weakref__",
+        "_abort",
+        "_bad",
+        "_codec",
+        "_failure",
+        "_limits",
+        "_line",
+        "_metrics",
+        "_observe_chunk",
+        "_outbox",
+        "_receive",
+        "_rights",
+        "_send",
+    )
+
     def __init__(
         self,
         codec: Codec,
