@@ -73,6 +73,8 @@ def _of_24_bits(data: bytes, *, big: bool) -> Float32:
 class RawSamples:
     """Samples as declared, cut into messages anywhere. Holds what was not read yet, at last an incomplete frame."""
 
+    __slots__ = ("_at", "_channels", "_data", "_encoding", "_frame_bytes", "_piece_bytes", "_rate")
+
     def __init__(self, encoding: Encoding, rate: int, channels: int) -> None:
         width = encoding.width
         if width is None:

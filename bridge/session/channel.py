@@ -57,9 +57,9 @@ class Told(Protocol):
 class Channel:
     """Feed it from one task, run it in another. `number` is None where a session has one recognition.
 
-    `advanced` is called when more of the audio is final, `warn` with what the client should be told of the backend.
-    `origin`: where the session begins, if not at its first sample. `account`: on whose it runs now. `attempts`: streams
-    that were opened before.
+    `advanced` is called when more of the audio is final, `shown` after a partial, `warn` with what the client should be
+    told of the backend. `origin`: where the session begins, if not at its first sample. `account`: on whose it runs
+    now. `attempts`: streams that were opened before.
     """
 
     __slots__ = (
@@ -78,6 +78,7 @@ class Channel:
         "_rate",
         "_seat",
         "_session_id",
+        "_shown",
         "_silence_seconds",
         "_skip",
         "_speaking",
@@ -102,6 +103,7 @@ class Channel:
         out: Told,
         observer: SessionObserver,
         advanced: Callable[[], None] = _nobody,
+        shown: Callable[[], None] = _nobody,
         warn: Callable[[str, str], None] = _nobody,
         origin: Origin = Origin(),
         account: Callable[[], Account] = lambda: NOBODY,
@@ -116,6 +118,7 @@ class Channel:
         self._out = out
         self._observer = observer
         self._advanced = advanced
+        self._shown = shown
         self._warn = warn
         self._account = account
         self._rate = seat.engine.sample_rate
@@ -179,8 +182,8 @@ class Channel:
         if self._voice is not None:
             await self._voice.room()
 
-    def append(self, pcm: bytes, now: float) -> None:
-        """Take in PCM16 that arrived at `now`."""
+    def append(self, pcm: bytes, now: float) -> bool:
+        """Take in PCM16 that arrived at `now`; whether there is room for more."""
         if self._skip:
             skipped = min(self._skip, len(pcm) // 2)
             self._skip -= skipped
@@ -190,6 +193,7 @@ class Channel:
             self._voice.push(pcm)
         if self._stream is not None and self._buffer.nearly_full:
             self._stream.make_room()
+        return self.has_room
 
     def flush(self) -> None:
         """Finalize what was said so far."""
@@ -212,7 +216,7 @@ class Channel:
             self._voice.close()
         self._buffer.abort()
         self._stream = None
-        self._advanced = self._warn = _nobody
+        self._advanced = self._shown = self._warn = _nobody
         self._account = lambda: NOBODY
 
     def _decided(self, position: int) -> None:
@@ -403,6 +407,7 @@ class Channel:
         )
         self._observer.partial(self._seat.engine.name, self._latency(placed.end), first=self._partials == 1)
         self._observer.queued(self._buffer.unread / self._rate)
+        self._shown()
 
     def _heard(self, position: int) -> None:
         """The backend heard speech; who listens for voice activity knows better when it began."""

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 PIECES_AT_ONCE: Final = 4
 """Pieces of a message that are decoded without a pause for other sessions: few milliseconds each."""
+_SOON: Final = 0.5
+"""Share of the time between two acks after which one goes along with a partial."""
 WARNINGS: Final = 10
 """Warnings of one code that a client is sent; the rest would say nothing new."""
 
@@ -73,10 +75,12 @@ class Session:
         "_origin",
         "_out",
         "_rate",
+        "_roomy",
         "_run_scope",
         "_seats",
         "_start",
         "_stopped",
+        "_straight",
         "_unavailable",
         "_warned",
         "_watch_handle",
@@ -151,12 +155,15 @@ class Session:
                 out=self._out,
                 observer=observer,
                 advanced=self._ack,
+                shown=self._ack_along,
                 warn=self._warn,
                 origin=origin,
                 account=lambda: self.account,
             )
             for number in range(start.lanes)
         ]
+        self._straight = start.lanes == 1 and not self._denoisers
+        self._roomy = True  # the channels had room when they were last given something
         self._run_scope: asyncio.Timeout | None = None
         self._watch_handle: asyncio.TimerHandle
         self._out.position = self.position
@@ -235,9 +242,12 @@ class Session:
             data = self._without_header(data)
         if self._monitor is not None:
             self._monitor.received(data, now)
-        if self._has_room and self._decoder.passes(data):
-            self._pass_on((data,), now)
-            return self._has_room
+        if self._roomy and self._straight and self._decoder.passes(data):
+            self._observer.audio(len(data) / 2 / self._rate)
+            self._roomy = self._channels[0].append(data, now)
+            if now - self._acked >= self._limits.ack_seconds:
+                self._ack()
+            return self._roomy
         self._decoder.push(data)
         return self._take_in(now)
 
@@ -358,11 +368,13 @@ class Session:
 
         Returns whether that was all, and there is room for more.
         """
+        self._roomy = False
         for _ in range(PIECES_AT_ONCE):
             if not self._has_room:
                 return False
             lanes = self._decoder.read()
             if lanes is None:
+                self._roomy = True
                 return True
             self._pass_on(lanes, now)
         return False
@@ -480,6 +492,11 @@ class Session:
             raise group.exceptions[0] from None
 
     # What the client is told
+
+    def _ack_along(self) -> None:
+        """With what is said anyway, where one is due soon: that makes one write of two."""
+        if self._loop.time() - self._acked >= _SOON * self._limits.ack_seconds:
+            self._ack()
 
     def _ack(self) -> None:
         self._acked = self._loop.time()

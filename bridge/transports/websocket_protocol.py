@@ -86,10 +86,12 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         for kind, piece in pieces:
             if kind is Kind.OTHER:
                 super().data_received(piece)
+                if self.conn.close_rcvd is not None:
+                    return  # nothing that follows counts
             else:
                 self._deliver(piece, text=kind is Kind.TEXT)
-            if self._failed or self.conn.close_rcvd is not None:
-                return  # nothing that follows counts
+            if self._failed:
+                return
 
     def _take_head(self, data: bytes) -> None:
         super().data_received(data)
@@ -224,7 +226,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
                 self.conn.fail(CloseCode.INVALID_DATA, "a text message is not UTF-8")
                 self.handle_parser_exception()
                 return
-        if self._sink is not None and self.queue.empty():
+        if self._sink is not None:  # so nothing but an end is in the queue: see `listen`
             if not self._sink(message):
                 self._sink = None
                 self._full = True
@@ -273,6 +275,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def handle_parser_exception(self) -> None:
         """Tell the peer why, and the application that it is gone."""
         close = self.conn.close_sent
+        self._sink = None
         code, reason = (close.code, close.reason) if close else (CloseCode.ABNORMAL_CLOSURE, "")
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.transport.write(b"".join(self.conn.data_to_send()))
@@ -291,6 +294,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         """The server stops. A closing handshake that is going on has its own clock."""
+        self._sink = None
         if self.close_sent or self.conn.state is State.CLOSING:
             self.stop_keepalive()
             if self.close_timer is None:

@@ -15,6 +15,7 @@ import pytest
 
 from backends.base import BackendError, RecognitionConfig, Result
 from backends.scripted import ScriptedBackend, ScriptedFault, ScriptedOptions, ScriptedThreadsBackend, marker_audio
+from bridge.audio.decode import StreamDecoder
 from bridge.audio.formats import AudioFormat, Encoding
 from bridge.audio.vad.segmenter import Endpointing
 from bridge.errors import BridgeError
@@ -292,16 +293,16 @@ async def test_audio_that_proves_undecodable_costs_no_word_before_it(
     """The error comes after so many pieces: at once, or while the rest of the message is drained."""
     async with session_on(markers()) as running:
         running.session.feed(marker_audio(3))
-        decoder, left = running.session._decoder, pieces
+        left = pieces
 
-        def read() -> Any:
+        def read(_: StreamDecoder) -> Any:
             nonlocal left
             left -= 1
             if left == -1:
                 raise BridgeError("undecodable_audio", "the container is broken")
             return None if left < 0 else (np.full(1_600, 1_003, "<i2").tobytes(),)
 
-        monkeypatch.setattr(decoder, "read", read)
+        monkeypatch.setattr(StreamDecoder, "read", read)
         if stop:
             running.session.stop()
         else:
