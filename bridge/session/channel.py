@@ -419,7 +419,7 @@ class Channel:
         return 0.0 if arrived is None else self._loop.time() - arrived
 
     def _seconds(self, position: int) -> float:
-        return round(position / self._rate, 3)
+        return round(1_000 * position / self._rate) / 1_000
 
 
 def recognition(

@@ -27,6 +27,7 @@ class Outbox:
         "_closed",
         "_lasting",
         "_limit",
+        "_loop",
         "_partials",
         "_waiter",
         "_wants_acks",
@@ -43,6 +44,7 @@ class Outbox:
         self.after = 0
         """Up to which number the receiver has been told by other ways."""
         self._limit = limit
+        self._loop = asyncio.get_running_loop()
         self._wants_partials = partials
         self._wants_acks = acks
         self._lasting: deque[ServerEvent] = deque()
@@ -90,7 +92,7 @@ class Outbox:
         while not self._lasting and not self._partials and self._ack is None:
             if self._closed:
                 return []
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             await self._waiter
         if self.overflowed:
             return []
@@ -129,6 +131,7 @@ class Hub:
         "__weakref__",
         "_history",
         "_limit",
+        "_loop",
         "_outboxes",
         "_passing",
         "closed",
@@ -143,6 +146,7 @@ class Hub:
         self.heard = 0.0
         """When the last event came, by the event loop's clock."""
         self._limit = outbox_limit
+        self._loop = asyncio.get_running_loop()  # asked for at each event, it would cost a system call
         self._outboxes: list[Outbox] = []
         self._history: deque[LastingEvent] = deque(maxlen=history)
         self._passing: dict[object, Partial | Ack] = {}  # the last of each kind that still counts
@@ -172,7 +176,7 @@ class Hub:
     def deliver(self, event: ServerEvent) -> bool:
         """Give the event to every receiver, unless they had it. Returns False, and does nothing, if one is missing."""
         seq: int | None = getattr(event, "seq", None)
-        self.heard = asyncio.get_running_loop().time()
+        self.heard = self._loop.time()
         if seq is not None:
             if seq <= self.seq:
                 return True

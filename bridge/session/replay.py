@@ -251,6 +251,7 @@ class AudioReader:
         "_buffer",
         "_finishing",
         "_given_until",
+        "_loop",
         "_pending",
         "_places",
         "_waiter",
@@ -266,6 +267,7 @@ class AudioReader:
     )
 
     def __init__(self, buffer: ReplayBuffer, chunks: deque[Chunk], end: StreamEnd | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         self.end = end
         self.base = buffer.start
         self.position = buffer.start
@@ -389,7 +391,7 @@ class AudioReader:
                 if self.end is not None:
                     self.end.in_speech = True  # perhaps: nobody looked
                 raise self._stop(buffer)
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             await self._waiter
 
     def _next_mark(self, buffer: ReplayBuffer) -> int | None:

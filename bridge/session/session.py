@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 PIECES_AT_ONCE: Final = 4
 """Pieces of a message that are decoded without a pause for other sessions: few milliseconds each."""
-_SOON: Final = 0.5
+_SOON: Final = 0.6
 """Share of the time between two acks after which one goes along with a partial."""
 WARNINGS: Final = 10
 """Warnings of one code that a client is sent; the rest would say nothing new."""
