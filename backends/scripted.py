@@ -200,13 +200,13 @@ class _Player:
         self._samples += len(chunk) // 2
         if self._reader is not None:
             return self._noted(self._reader.take(chunk))
-        results = []
+        results: list[Result] = []
         while self._next is not None and self._next.at <= self._config.start + self._now + 1e-6:
             self._open = None if self._next.is_final else self._next
             if self._next.is_final or self._config.partials:
                 results.append(self._result(self._next))
             self._next = next(self._results, None)
-        return self._noted(results)
+        return self._noted(results) if results else results
 
     def rest(self) -> list[Result]:
         """Everything up to now, final."""
