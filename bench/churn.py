@@ -23,8 +23,8 @@ from typing import Any, Final
 from bench.footprint import Footprint, Watched, watched
 from bench.load.fleet import play
 from bench.load.plan import MAX_SESSIONS, Plan, PlanError
-from bench.load.report import machine
 from bench.load.results import Seen, together
+from bench.machine import machine
 from bench.measured import RAMP_RATE
 
 BACK: Final = {"threads": 2, "fds": 4, "tasks": 4}

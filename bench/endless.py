@@ -14,8 +14,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -26,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backends.markers import MARKER_SECONDS, marker_audio
+from bench.machine import machine
 from bench.process import announced, environment, resident_mb, threads_of
 from bridge.client import Client, connect
 from bridge.emulator.faults import Faults, Plan
@@ -252,8 +251,7 @@ def report(
         "streams_left": emulator.stats.open,
         "memory_mb": [max(memory[i : i + twelfth]) for i in range(0, len(memory), twelfth)],
         "client_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "python": platform.python_version(),
-        "load_after": os.getloadavg()[0],
+        "machine": machine(),
     }
 
 

@@ -17,8 +17,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
-import platform
 import secrets
 import socket
 import subprocess
@@ -34,6 +32,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from backends.markers import marker_audio
+from bench.machine import machine
 from bench.percentiles import percentiles
 from bench.process import cpu_seconds, environment, resident_mb, started
 from bridge.client import connect
@@ -372,8 +371,7 @@ def report(args: argparse.Namespace, sent: Sent, receipts: list[Receipts]) -> di
         "partials_from_audio_ms": percentiles(partials),
         "wrong": wrong[:20],
         "wrong_count": len(wrong),
-        "python": platform.python_version(),
-        "load_after": os.getloadavg()[0],
+        "machine": machine(),
     }
 
 

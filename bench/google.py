@@ -14,15 +14,14 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any, Final
 
+from bench.machine import machine
 from bench.process import cpu_seconds, resident_mb, started, threads_of
 
 SESSIONS: Final = (1, 50, 200)
@@ -56,7 +55,7 @@ def main() -> int:
                     print(_progress(runs[-1]), file=sys.stderr, flush=True)
     summary = summarize(runs)
     if args.json:
-        print(json.dumps({"machine": machine(), "summary": summary, "runs": runs}, indent=1))
+        print(json.dumps({"machine": machine(_PACKAGES), "summary": summary, "runs": runs}, indent=1))
     else:
         print_table(summary)
     return 1 if any(run["lost_frames"] for run in runs) else 0
@@ -139,16 +138,6 @@ def _output(module: str, *options: str) -> Run:
     return report
 
 
-def machine() -> dict[str, Any]:
-    """Where the figures come from."""
-    return {
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "versions": {name: version(name) for name in _PACKAGES},
-    }
-
-
 # Figures
 
 
@@ -215,7 +204,7 @@ def print_table(summary: list[Run]) -> None:
             f"{row['rss_mb']:>5.0f} {row['threads']:>4.0f} {row['lost_frames']:>4} {row['load_average']:>5.1f}",
         ]
         print(" ".join(cells))
-    about = machine()
+    about = machine(_PACKAGES)
     print(f"Python {about['python']}, {about['cpus']} CPUs, {about['versions']}")
 
 

@@ -13,7 +13,6 @@ import argparse
 import io
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -29,6 +28,7 @@ from urllib.parse import urlsplit
 
 import av
 
+from bench.machine import machine
 from bench.process import cpu_seconds, resident_mb, started
 from bridge.audio.files import open_audio
 
@@ -200,8 +200,7 @@ def main() -> int:
     for case, result in zip(chosen, results, strict=True):
         with _parts(case, args) as shares:
             result["percent_of_the_bridge"] = shares
-    machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "load_after": os.getloadavg()[0]}
-    print(json.dumps({"cases": results, "memory_grown_mb": round(grown, 1), "machine": machine}, indent=1))
+    print(json.dumps({"cases": results, "memory_grown_mb": round(grown, 1), "machine": machine()}, indent=1))
     return 0 if all(result["ratio"] >= args.least for result in results) else 1
 
 

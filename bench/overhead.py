@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.load.plan import PlanError
-from bench.load.report import machine
+from bench.machine import machine
 from bench.measured import Run, measure
 from bench.targets.contenders import CONTENDERS, Contender, chosen
 from bench.targets.peers import PeerUnavailableError

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 from typing import Any, Final
 
+from bench.machine import machine
 from bench.process import cpu_seconds, started
 from bench.targets.contenders import MANY
 
@@ -59,8 +58,7 @@ def main() -> int:
                 }
                 for _ in range(args.rounds)
             ]
-    machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "load_before": os.getloadavg()[0]}
-    print(json.dumps({"sessions": args.sessions, "rounds": rounds, "machine": machine}, indent=1))
+    print(json.dumps({"sessions": args.sessions, "rounds": rounds, "machine": machine()}, indent=1))
     return 0
 
 

@@ -20,8 +20,8 @@ from typing import Any, Final
 from bench.footprint import Footprint, Watched, watched
 from bench.load.fleet import play
 from bench.load.plan import Plan, PlanError
-from bench.load.report import machine
 from bench.load.results import Seen
+from bench.machine import machine
 from bench.plot import PlotError, check
 from bench.trend import Limit, Trend, trend
 

@@ -19,18 +19,16 @@ import asyncio
 import datetime as dt
 import json
 import math
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from bench.machine import machine
 from bench.whisper_contender import CONTENDERS, add_options
 from bench.whisper_load import PROMISE_SECONDS, SAMPLES, Gpu
 from bench.whisper_models import SIZES, make
@@ -58,7 +56,7 @@ Play = Callable[[str, int], Report]
 def main() -> int:
     """Measure and print; the exit code is 1 where texts were not the same."""
     args = _arguments()
-    report: Report = {"command": " ".join(sys.argv[1:]), "machine": machine()}
+    report: Report = {"command": " ".join(sys.argv[1:]), "machine": surroundings()}
     save = saver(report, args.results)
     deadline = time.monotonic() + 60 * args.minutes
     if args.encoder_windows is not None:
@@ -261,17 +259,11 @@ def _options(args: argparse.Namespace) -> list[str]:
     return [*options, "--random"] if args.random else options
 
 
-def machine() -> Report:
+def surroundings() -> Report:
     """Where the figures come from."""
     gpu = Gpu.first()
-    return {
-        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "gpu": None if gpu is None else gpu.name,
-        "load_average": os.getloadavg()[0],
-        "versions": {name: version(name) for name in _PACKAGES},
-    }
+    date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    return {"date": date, "gpu": None if gpu is None else gpu.name} | machine(_PACKAGES)
 
 
 def saver(report: Report, folder: Path | None) -> Callable[[], None]:

@@ -26,6 +26,15 @@ Spawn = Callable[..., wire.Process]
 
 
 @pytest.fixture
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable and no `.env` of the developer's is read: the folder is an empty one."""
+    for name in list(os.environ):
+        if name.startswith("STT_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
 def spawn(tmp_path: Path) -> Iterator[Spawn]:
     """Starts servers in processes of their own, on the scripted engine; see `wire.spawned`. Killed after the test."""
     with contextlib.ExitStack() as stack:

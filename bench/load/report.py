@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import bridge
 from bench.load.plan import FRAME_SECONDS, Plan
 from bench.load.results import Seen
 
 Report = dict[str, Any]
-ROOT: Final = Path(__file__).resolve().parent.parent.parent
-PACKAGES: Final = ("websockets", "uvicorn", "uvloop", "msgspec", "numpy", "pocketsphinx", "faster-whisper")
 
 
 def report(plan: Plan, seen: Seen) -> Report:
@@ -56,49 +48,3 @@ def report(plan: Plan, seen: Seen) -> Report:
         "generator_lag_ms": seen.lag.milliseconds(),
         "generator_cpu_seconds": round(seen.cpu_seconds, 2),
     }
-
-
-def machine() -> Report:
-    """Where the figures come from."""
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cpus": os.cpu_count(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "versions": {"stt-bridge": bridge.__version__} | {name: v for name in PACKAGES if (v := _version(name))},
-        "commit": _commit(),
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-
-
-def _commit() -> str | None:
-    """Of the checkout this runs from; None where there is none. A tree that was changed is marked."""
-    if not (ROOT / ".git").exists():  # installed, perhaps into somebody else's checkout
-        return None
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607 - git as it is found
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

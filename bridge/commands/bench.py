@@ -110,8 +110,9 @@ def _is_ours(protocol: str) -> bool:
 
 
 def _measure(args: argparse.Namespace) -> Exit:
-    from bench.load.report import machine, report
+    from bench.load.report import report
     from bench.load.text import lines, warning
+    from bench.machine import machine
 
     with contextlib.ExitStack() as stack:
         cost = None

@@ -22,12 +22,8 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No variable and no `.env` of the developer reaches a command."""
-    for name in list(os.environ):
-        if name.startswith("STT_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+def nothing_of_the_developers(no_settings: None) -> None:
+    """Reaches a command."""
 
 
 @pytest.fixture(autouse=True)

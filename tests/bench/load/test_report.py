@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-from bench.load import report as reports
 from bench.load.plan import Plan
-from bench.load.report import machine, report
+from bench.load.report import report
 from bench.load.results import Seen
 
 PLAN = Plan(url="ws://127.0.0.1:1/v1/stream", sessions=3, seconds=2, key="sesame-of-the-test")
@@ -37,15 +35,3 @@ def test_what_was_not_measured_has_no_figure() -> None:
 
 def test_no_key_is_told() -> None:
     assert "sesame" not in json.dumps(report(PLAN, Seen()))
-
-
-def test_the_machine() -> None:
-    told = machine()
-    assert told["cpus"] >= 1
-    assert {"stt-bridge", "websockets", "numpy"} <= told["versions"].keys()
-    assert json.loads(json.dumps(told)) == told
-
-
-def test_no_commit_where_there_is_no_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(reports, "ROOT", tmp_path)
-    assert machine()["commit"] is None
