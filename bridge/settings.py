@@ -233,7 +233,10 @@ class Settings(BaseModel):
         5, description="Audio waiting for the backend before the client is read more slowly."
     )
     replay_seconds: Seconds = Field(90, description="Audio without a final that is kept for a replay.")
-    ack_seconds: Seconds = Field(1, description="Interval of `ack` messages while audio comes; finals bring one, too.")
+    ack_seconds: Seconds = Field(
+        1,
+        description="Interval of `ack` messages while audio comes; finals bring one, partials somewhat sooner.",
+    )
     stall_seconds: Seconds = Field(
         30, description="A backend that leaves waiting audio untouched for so long has stalled."
     )

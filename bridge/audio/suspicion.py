@@ -28,7 +28,7 @@ _SPACING_SECONDS: Final = 0.25
 _PATIENCE: Final = 120
 """Quiet blocks after which they become sparse: nobody speaks yet, and looking costs something, too."""
 _SPARSE: Final = 8
-_PER_MESSAGE: Final = 2
+_PER_MESSAGE: Final = 4
 """Most blocks of one message: whoever sends a minute at once must not hold up the others."""
 
 _LOUD: Final = 0.003

@@ -235,8 +235,7 @@ class Client(Lifeline):
         final = finalized * self._frame_bytes
         # A header of the client's, which is no frame, makes this err on the side of keeping.
         self._ring.forget(min(final, self._cursor))
-        if self._frame_bytes:
-            del self._flushes[: bisect_right(self._flushes, final + self._frame_bytes - 1)]
+        del self._flushes[: bisect_right(self._flushes, final + self._frame_bytes - 1)]
         self._room.wake()
 
     # Connections

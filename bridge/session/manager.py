@@ -36,7 +36,7 @@ from bridge.session.whole import Whole
 log = logging.getLogger(__name__)
 
 FORMAT_BLOCKS: Final = 8
-"""Stretches of audio a second whose format is doubted, of all sessions together: 10 ms of work, four to a session."""
+"""Stretches of audio a second whose format is doubted, of all sessions together: 10 ms of work. Each needs four."""
 LAST_SECONDS: Final = 0.5
 """For sessions that are abandoned to say so to their clients."""
 

@@ -163,7 +163,7 @@ class Session:
             for number in range(start.lanes)
         ]
         self._straight = start.lanes == 1 and not self._denoisers
-        self._roomy = True  # the channels had room when they were last given something
+        self._roomy = True  # nothing waits to be decoded, and the channels had room when last looked at
         self._run_scope: asyncio.Timeout | None = None
         self._watch_handle: asyncio.TimerHandle
         self._out.position = self.position

@@ -162,6 +162,38 @@ async def test_a_full_ring_whose_audio_had_arrived_when_the_connection_broke(ser
     assert outcome["finals"] == fake.texts
 
 
+_IN_CHUNKS: Final = """async ({ reconnect, words, chunk }) => {
+  const { SttClient } = await import("/sdk/index.js");
+  const client = new SttClient({ reconnect });
+  let heard = "";
+  client.addEventListener("final", ({ detail }) => (heard += ` ${detail.text}`));
+  client.start().catch(() => {});
+  const audio = new Int16Array(words * 9600);
+  for (let word = 0; word < words; word += 1) audio.fill(1000 + word, word * 9600, word * 9600 + 4800);
+  for (let at = 0; at < audio.length; at += chunk) {
+    while (!client.send(audio.subarray(at, at + chunk))) await client.room();
+  }
+  await client.stop();
+  return heard;
+}"""
+
+
+@pytest.mark.parametrize(
+    ("reconnect", "words", "chunk"),
+    [
+        ({"ringSeconds": 1}, 10, 9_600),  # more than half of what is kept, which a client must not spin for
+        ({"ringSeconds": 1}, 10, 24_000),  # more than all of it
+        (False, 50, 1_600),  # nothing is kept: room comes of sending
+    ],
+)
+async def test_room_for_chunks_of_any_size(server: str, reconnect: Any, words: int, chunk: int) -> None:
+    async with launched() as browser:
+        page = await (await Watched.of(browser)).page(f"{server}/sdk/index.js")
+        asked = {"reconnect": reconnect, "words": words, "chunk": chunk}
+        heard = await asyncio.wait_for(page.evaluate(_IN_CHUNKS, asked), 20)
+    assert heard.split() == markers(words)
+
+
 async def test_a_receiver_whose_connection_breaks(server: str) -> None:
     async with Tap.before(server) as tap, launched() as browser:
         watched = await Watched.of(browser)

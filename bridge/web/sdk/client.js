@@ -38,6 +38,7 @@ export class SttClient extends Lifeline {
   #stopSaid = false;
   #drained = null; // {promise, resolve}: who waits for room
   #full = false; // told
+  #refused = 0; // bytes for which there was no room
 
   constructor({ start = {}, ...options } = {}) {
     super(options);
@@ -50,6 +51,7 @@ export class SttClient extends Lifeline {
     const { ringSeconds, windowSeconds } = this.reconnect ?? { ringSeconds: 10, windowSeconds: 10 };
     this.#limit = Math.ceil(ringSeconds * this.#byteRate);
     this.#baseWindow = this.#window = Math.ceil(windowSeconds * this.#byteRate);
+    this.addEventListener("end", () => this.#drained?.resolve());
   }
 
   /** Seconds of audio that `send` has taken. */
@@ -79,9 +81,11 @@ export class SttClient extends Lifeline {
     if (!this.#makeRoom(bytes.length)) {
       if (!this.#full) this.tell("overflow", { seconds: this.#ring.held / this.#byteRate });
       this.#full = true;
+      this.#refused = bytes.length;
       return false;
     }
     this.#full = false;
+    this.#refused = 0;
     this.#ring.append(bytes);
     this.#pump();
     return true;
@@ -96,7 +100,6 @@ export class SttClient extends Lifeline {
         resolve = done;
       });
       this.#drained = { promise, resolve };
-      this.addEventListener("end", resolve, { once: true });
     }
     await this.#drained.promise;
   }
@@ -130,9 +133,10 @@ export class SttClient extends Lifeline {
     return Math.min(this.#keeps ? this.#acked : this.#cursor, this.#cursor);
   }
 
-  /** Whether half of the ring could be had. */
+  /** Whether half of the ring could be had, and what was refused last; that which is larger than the ring, alone. */
   get #roomy() {
-    return this.#ring.end - Math.max(this.#ring.start, this.#got) < this.#limit / 2;
+    const held = this.#ring.end - Math.max(this.#ring.start, this.#got);
+    return held === 0 || (held < this.#limit / 2 && held + this.#refused <= this.#limit);
   }
 
   /**
@@ -168,10 +172,13 @@ export class SttClient extends Lifeline {
     const final = finalized * this.#frameBytes;
     this.#ring.forget(Math.min(final, this.#cursor));
     this.#flushes = this.#flushes.filter((at) => at > final + this.#frameBytes - 1);
-    if (this.#drained && this.#roomy) {
-      this.#drained.resolve();
-      this.#drained = null;
-    }
+    this.#tellRoom();
+  }
+
+  #tellRoom() {
+    if (!this.#drained || !this.#roomy) return;
+    this.#drained.resolve();
+    this.#drained = null;
   }
 
   // Connections
@@ -268,7 +275,10 @@ export class SttClient extends Lifeline {
     const piece = this.#ring.piece(this.#cursor, size);
     this.connection.send(piece);
     this.#cursor += piece.length;
-    if (!this.#keeps) this.#ring.forget(this.#cursor);
+    if (!this.#keeps) {
+      this.#ring.forget(this.#cursor);
+      this.#tellRoom();
+    }
     if (!this.watched) this.watch();
     return true;
   }
