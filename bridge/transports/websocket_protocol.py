@@ -63,6 +63,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self._last_resort = None
         self._sink = None
         super().connection_lost(exc)
+        # It and the library's protocol hold each other, 2 KB that would wait for the collector, which comes seldom.
+        self.conn.parser.close()
 
     # What comes in
 

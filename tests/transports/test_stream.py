@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import ClassVar
 
 import pytest
+from websockets.server import ServerProtocol
 
 from backends import registry
 from backends.scripted import ScriptedBackend, marker_audio
@@ -56,16 +57,19 @@ def fatal(outcome: Outcome, code: str) -> None:
 # The order of things
 
 
+OURS = Session | Channel | HttpProtocol | StreamProtocol | ServerProtocol
+
+
 async def test_a_session_is_freed_when_it_ends() -> None:
     """And not by the collector: after an hour of talk all of it is old, and a thousand sessions wait to be found."""
 
     def left() -> list[str]:
-        ours = [o for o in gc.get_objects() if isinstance(o, Session | Channel | HttpProtocol | StreamProtocol)]
+        ours = [o for o in gc.get_objects() if isinstance(o, OURS)]
         return [type(o).__name__ for o in ours if id(o) not in known]
 
     async with serve(event_log="off") as url:
         gc.collect()
-        others = [o for o in gc.get_objects() if isinstance(o, Session | Channel)]  # of tests before this one
+        others = [o for o in gc.get_objects() if isinstance(o, OURS)]  # of tests before this one
         known = set(map(id, others))
         gc.disable()
         try:
