@@ -305,6 +305,7 @@ async def drop_of(silent: socket.socket) -> float:
 
 async def run(args: argparse.Namespace, pid: int, url: str) -> dict[str, object]:
     """Everything; returns the report."""
+    where = machine()
     session_id = secrets.token_urlsafe(16)
     memory = {"before": resident_mb(pid)}
     sizes: list[float] = []
@@ -332,6 +333,7 @@ async def run(args: argparse.Namespace, pid: int, url: str) -> dict[str, object]
         "never_reading_dropped_after_seconds": dropped,
         "server_cpu_percent": round(100 * cpu / wall, 1),
         "server_mb": {name: round(size, 1) for name, size in memory.items()},
+        "machine": where,
     }
 
 
@@ -371,7 +373,6 @@ def report(args: argparse.Namespace, sent: Sent, receipts: list[Receipts]) -> di
         "partials_from_audio_ms": percentiles(partials),
         "wrong": wrong[:20],
         "wrong_count": len(wrong),
-        "machine": machine(),
     }
 
 

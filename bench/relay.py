@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--ramp", type=float, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    where = machine()
     options = [f"--{name}={getattr(args, name)}" for name in ("sessions", "seconds", "ramp")]
     with started([*_SERVE, "--backend", "scripted"], "stream", {**MANY, "STT_EVENT_LOG": "off"}) as (node, direct):
         relay = {**MANY, "STT_EVENT_LOG": "off", "STT_RELAY_URL": direct}
@@ -58,7 +59,7 @@ def main() -> int:
                 }
                 for _ in range(args.rounds)
             ]
-    print(json.dumps({"sessions": args.sessions, "rounds": rounds, "machine": machine()}, indent=1))
+    print(json.dumps({"sessions": args.sessions, "rounds": rounds, "machine": where}, indent=1))
     return 0
 
 
