@@ -7,6 +7,7 @@ waits for two writes at most.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
@@ -43,6 +44,8 @@ BATCH: Final = 64
 PAUSE_SECONDS: Final = 0.02
 """After a write that took all there was: what comes meanwhile goes into one. The first after a quiet time waits for
 nothing; with many sessions a write for each event would cost more than all that is written."""
+URGENT: Final = 16
+"""Events of one session that end that pause: released all at once, those of a fast file would overflow its outbox."""
 
 Describe = Callable[[str], SessionRecord | None]
 """A session of this server as the log should know it; None if it is not here any more."""
@@ -84,6 +87,7 @@ class Journal:
         self._describe = describe
         self._noted: dict[Publisher, None] = {}
         self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._written = asyncio.Condition()
         self._passing: dict[str, dict[object, Partial | Ack]] = {}
         self._passing_wake = asyncio.Event()
@@ -133,6 +137,8 @@ class Journal:
         """See `Writer`."""
         self._noted[publisher] = None
         self._wake.set()
+        if publisher.unlogged >= URGENT:
+            self._urgent.set()
 
     def announce(self, session_id: str, event: Partial | Ack) -> None:
         """See `Writer`; of each session the newest of a kind."""
@@ -168,8 +174,14 @@ class Journal:
                         publisher.give_up()
                 await self._notify()
                 if len(batch) < BATCH:
-                    await asyncio.sleep(PAUSE_SECONDS)
+                    await self._pause()
             await self._notify()
+
+    async def _pause(self) -> None:
+        """Until more is worth a write."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PAUSE_SECONDS):
+                await self._urgent.wait()
 
     async def _write(self, batch: list[tuple[Publisher, Entry, Position]]) -> list[Outcome]:
         """Write it; what nobody has foreseen costs the session whose entry it is, and no other.
@@ -217,6 +229,7 @@ class Journal:
     def _gather(self) -> list[tuple[Publisher, Entry, Position]]:
         """What the next write is to hold. Who has nothing more is forgotten."""
         batch = []
+        self._urgent.clear()
         for publisher in list(self._noted):
             if (taken := publisher.take()) is None:
                 del self._noted[publisher]

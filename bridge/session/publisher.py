@@ -189,6 +189,11 @@ class Publisher:
         return self._writer is not None and (bool(self._unlogged) or self._wanted_final > self._logged_final)
 
     @property
+    def unlogged(self) -> int:
+        """Events that are to be written."""
+        return len(self._unlogged)
+
+    @property
     def first_unlogged(self) -> int:
         """The number of the first event that is to be written."""
         return (self._unlogged[0].seq if self._unlogged else None) or self.seq + 1

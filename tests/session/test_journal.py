@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Self
 
+import pytest
+
 from bridge.protocols.events import Ack, Closed, Final, LastingEvent, ServerEvent, Start
 from bridge.session import journal
 from bridge.session.eventlog.base import Entry, LogUnavailableError, Outcome, Progress, SessionRecord
@@ -127,6 +129,19 @@ async def test_what_is_said_while_the_journal_rests_is_one_write() -> None:
         for talk in talks:
             await talk.hears(1)
         assert scene.log.writes == [1, 10]
+
+
+async def test_one_who_says_much_ends_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once, after a long one, it would be more than an outbox holds."""
+    monkeypatch.setattr(journal, "PAUSE_SECONDS", 60)
+    async with Scene() as scene:
+        talk = await scene.talk("s")
+        talk.say("at once")
+        await talk.hears(1)
+        for number in range(journal.URGENT):
+            talk.say(f"{number}")
+        await talk.hears(journal.URGENT)
+        assert scene.log.writes == [1, 1]
 
 
 async def test_a_log_that_goes_away_and_comes_back() -> None:
