@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from bench.chaos.nodes import serving
 from bench.chaos.recordings import Recording, marker_recordings, sample_recordings
 from bench.chaos.run import Chaos, Plan, counted, references, undisturbed
 from bench.chaos.supervisor import HOST
+from bench.machine import machine
 
 ENGINES = {"markers": "scripted", "pocketsphinx": "pocketsphinx"}
 
@@ -38,6 +38,7 @@ def recordings(args: argparse.Namespace) -> list[Recording]:
 
 async def run(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Everything; returns the report."""
+    where = machine()
     engine = ENGINES[args.backend]
     settings = {"STT_BACKEND": f"faulty,{engine}", "STT_BREAKER_SECONDS": "2"} if args.fallback else {}
     if engine == "pocketsphinx":
@@ -75,7 +76,7 @@ async def run(args: argparse.Namespace, folder: Path) -> dict[str, object]:
             "silences": {"none": undisturbed(plain), **chaos.silences()},
             "worst": chaos.worst(),
             "differences": wrong,
-            "load_after": os.getloadavg()[0],
+            "machine": where,
         }
 
 

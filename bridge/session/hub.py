@@ -115,6 +115,8 @@ _SAID: Final = (FinalEvent, Error, Closed)
 class Finals(Outbox):
     """Of a receiver that wants to know what was said and how it ended, and nothing of the way there."""
 
+    __slots__ = ()
+
     def put(self, event: ServerEvent) -> None:
         """As `Outbox`."""
         if isinstance(event, _SAID):

@@ -111,8 +111,7 @@ class ReplayBuffer:
     @property
     def nearly_full(self) -> bool:
         """Whether a final is wanted, so that the limit is not reached."""
-        held = self.end - self.start if self.gate is None else self.held
-        return held >= self._nearly_full
+        return self.held >= self._nearly_full
 
     @property
     def has_room(self) -> bool:

@@ -80,7 +80,6 @@ class Session:
         "_seats",
         "_start",
         "_stopped",
-        "_straight",
         "_unavailable",
         "_warned",
         "_watch_handle",
@@ -162,7 +161,6 @@ class Session:
             )
             for number in range(start.lanes)
         ]
-        self._straight = start.lanes == 1 and not self._denoisers
         self._roomy = True  # nothing waits to be decoded, and the channels had room when last looked at
         self._run_scope: asyncio.Timeout | None = None
         self._watch_handle: asyncio.TimerHandle
@@ -242,11 +240,8 @@ class Session:
             data = self._without_header(data)
         if self._monitor is not None:
             self._monitor.received(data, now)
-        if self._roomy and self._straight and self._decoder.passes(data):
-            self._observer.audio(len(data) / 2 / self._rate)
-            self._roomy = self._channels[0].append(data, now)
-            if now - self._acked >= self._limits.ack_seconds:
-                self._ack()
+        if self._roomy and self._decoder.passes(data):
+            self._roomy = self._pass_on((data,), now)
             return self._roomy
         self._decoder.push(data)
         return self._take_in(now)
@@ -369,30 +364,33 @@ class Session:
         Returns whether that was all, and there is room for more.
         """
         self._roomy = False
+        room = self._has_room
         for _ in range(PIECES_AT_ONCE):
-            if not self._has_room:
-                return False
+            if not room:
+                break
             lanes = self._decoder.read()
             if lanes is None:
                 self._roomy = True
-                return True
-            self._pass_on(lanes, now)
-        return False
+                break
+            room = self._pass_on(lanes, now)
+        return self._roomy
 
-    def _pass_on(self, lanes: Lanes, now: float) -> None:
-        """What was decoded, to the channels."""
+    def _pass_on(self, lanes: Lanes, now: float) -> bool:
+        """What was decoded, to the channels; whether all of them take more."""
         if self._monitor is not None:
             self._monitor.heard(lanes[0])
         self._observer.audio(len(lanes[0]) / 2 / self._rate)
         if self._denoisers:
             lanes = tuple(denoiser.process(pcm) for denoiser, pcm in zip(self._denoisers, lanes, strict=True))
-        self._append(lanes, now)
+        return self._append(lanes, now)
 
-    def _append(self, lanes: Lanes, now: float) -> None:
+    def _append(self, lanes: Lanes, now: float) -> bool:
+        room = True
         for channel, pcm in zip(self._channels, lanes, strict=True):
-            channel.append(pcm, now)
+            room = channel.append(pcm, now) and room
         if now - self._acked >= self._limits.ack_seconds:
             self._ack()
+        return room
 
     def _make_denoisers(self) -> list[Denoiser]:
         """One for each lane; none where this server has none."""

@@ -22,8 +22,8 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_of_the_developers(no_settings: None) -> None:
-    """Reaches a command."""
+def no_settings_of_the_developers(no_settings: None) -> None:
+    """In every test of a command."""
 
 
 @pytest.fixture(autouse=True)
